@@ -9,7 +9,7 @@ from typing import Any, Self
 from penstock.chunk import Operation
 from penstock.error_ids import see_log
 from penstock.outcome import Outcome, OutcomeState, TryAgain, Verdict, failed, undo
-from penstock.running.attempt import OpenTransaction, Transaction, ends_task
+from penstock.running.attempt import Attempt, OpenTransaction, Transaction, ends_task
 from penstock.running.bulk import Lot
 from penstock.running.left_behind import NOTICE_SECONDS, Worker
 from penstock.running.source import Source
@@ -37,6 +37,7 @@ class AtomicGroup:
         self._lot = lot
         self._number = number
         self._worker = worker
+        self.ran: dict[int, Attempt] = {}  # by index. They are counted when the group has its verdicts
         self._running: Operation | None = None
         self._failed: tuple[Operation, Verdict] | None = None  # the operation that is why all are rolled back
 
@@ -95,6 +96,10 @@ class AtomicGroup:
             self._failed = None if verdict is None else (operation, verdict)
             raise _RollBack
 
+    def note_run(self, attempt: Attempt) -> None:
+        """Note an attempt at one of the operations that has ended. It has none if its handler does not accept it."""
+        self.ran.update((operation.index, attempt) for operation, _ in attempt.rows)
+
     def stop_at_running(self, verdict_on: Callable[[Operation], Verdict]) -> Verdicts:
         """Return the verdicts if the operation that is running must be given up. The transaction is rolled back.
 
@@ -103,6 +108,7 @@ class AtomicGroup:
         if self._failed is not None:
             return self.stop_at(*self._failed)
         running = self._running or self._lot[0]
+        self.ran.pop(running.index, None)  # `verdict_on` counts it
         return self.stop_at(running, verdict_on(running))
 
     def stop_at(self, culprit: Operation, verdict: Verdict) -> Verdicts:

@@ -502,7 +502,7 @@ class Runner:
         self._groups[id(lot)] = group
 
         def perform_one(operation: Operation, transaction: OpenTransaction) -> Awaitable[Verdicts]:
-            return run((operation,), source, number, transaction, worker, results=results, route=None)
+            return run((operation,), source, number, transaction, worker, results=results, route=None, group=group)
 
         try:
             if (unable := self._find_unable(lot)) is not None:
@@ -510,7 +510,7 @@ class Runner:
             policy = self._operations.match(lot[0].method, lot[0].path).policy
             assert self._operations.transaction is not None
             known = results_for(lot)
-            return await group.perform(
+            verdicts = await group.perform(
                 self._operations.transaction,
                 perform_one,
                 seconds=policy.timeout_seconds,
@@ -518,6 +518,8 @@ class Runner:
                 prepare=partial(self._prepare_member, known, policy.limit),
                 note=partial(note_results, known),
             )
+            self._count_group(group, verdicts)
+            return verdicts
         finally:
             # After a cancellation or a time-out somebody asks the group which of its operations was running.
             if not worker.is_left and not worker.task.cancelling():
@@ -566,12 +568,14 @@ class Runner:
         *,
         results: ChunkResults | None,
         route: Route | None,
+        group: AtomicGroup | None = None,
     ) -> dict[int, Verdict]:
         assert self._observer is not None
         route = route or self._route(lot[0])
         handler = lot[0].method if route is None else route.name  # not the path of an unknown one: names must be few
         with self._observer.attempting(handler, source.batch_id, lot, number) as observation:
-            verdicts = await self._run(lot, source, number, transaction, worker, results=results, route=route)
+            run = self._run(lot, source, number, transaction, worker, results=results, route=route, group=group)
+            verdicts = await run
             observation.end(verdicts)
         return verdicts
 
@@ -585,6 +589,7 @@ class Runner:
         *,
         results: ChunkResults | None,
         route: Route | None,
+        group: AtomicGroup | None = None,
     ) -> dict[int, Verdict]:
         worker = worker or Worker.current()
         try:
@@ -599,7 +604,11 @@ class Runner:
             outcomes = await self._perform(attempt, transaction) if attempt.rows else []
             if worker.is_left:
                 return {}  # the attempt has its verdict, and is counted
-            verdicts = self._count(attempt, attempt.judge(outcomes))
+            verdicts = attempt.judge(outcomes)
+            if group is None:
+                self._count(attempt, verdicts)
+            else:
+                group.note_run(attempt)
             if results is not None and (size := results.memory.learn(route.name, verdicts)):
                 results.add(size)  # before the reservation ends, so that no other operation gets this memory
         finally:
@@ -733,7 +742,15 @@ class Runner:
 
     def _stop_group(self, lot: Lot, verdict_on: Callable[[Operation], Verdict]) -> dict[int, Verdict]:
         group = self._groups.pop(id(lot))
-        return group.stop_at_running(verdict_on)
+        verdicts = group.stop_at_running(verdict_on)
+        self._count_group(group, verdicts)
+        return verdicts
+
+    def _count_group(self, group: AtomicGroup, verdicts: Verdicts) -> None:
+        """Count the attempts of a group that have ended. One that was undone with its group has not succeeded."""
+        for index, verdict in verdicts.items():
+            if (attempt := group.ran.get(index)) is not None:
+                self._count(attempt, {index: verdict})
 
     def _cancelled_itself(self, lot: Lot) -> dict[int, Verdict]:
         """Return the verdict of an operation whose handler cancelled its own task. Raise CallFailed for several.

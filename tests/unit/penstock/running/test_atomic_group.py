@@ -1,16 +1,22 @@
 """One attempt at a group whose operations become known only while it runs."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
 from msgspec.structs import replace as with_changes
 
+from penstock import Operations, Reject, Retry
 from penstock.chunk import Links, Operation
+from penstock.metrics.meter import Meter
 from penstock.outcome import Outcome, Verdict, as_outcome, failed, succeeded
 from penstock.running.atomic_group import AtomicGroup
 from penstock.running.attempt import OpenTransaction
 from penstock.running.left_behind import Worker
+from penstock.running.runner import Runner
+from penstock.running.source import Source
 
 LOT = tuple(Operation(index, f"o{index}", "POST", f"/{index}", links=Links((), 4)) for index in (4, 5, 6))
 
@@ -89,3 +95,33 @@ async def test_operation_is_given_up_as_it_was_prepared() -> None:
 
     await Hanging().perform()
     assert [one.path for one in given_up] == ["/o4/5"]
+
+
+@pytest.mark.parametrize(
+    ("last", "counts"),
+    [("succeed", [3, 0, 0]), ("reject", [0, 3, 0]), ("retry", [0, 0, 3]), ("hang", [0, 0, 3])],
+)
+async def test_members_are_counted_as_what_became_of_their_group(last: str, counts: list[int]) -> None:
+    @asynccontextmanager
+    async def transaction() -> AsyncIterator[None]:
+        yield
+
+    operations, meter = Operations[Any](transaction=transaction), Meter()
+
+    @operations.post("/{name}", timeout_seconds=0.01)
+    async def perform(name: str) -> None:
+        if name == "reject":
+            raise Reject(409, "No.")
+        if name == "retry":
+            raise Retry("Not yet.")
+        if name == "hang":
+            await asyncio.Event().wait()
+
+    lot = [Operation(index, str(index), "POST", f"/{name}", links=Links((), 0)) for index, name in enumerate("ab")]
+    lot.append(Operation(2, "2", "POST", f"/{last}", links=Links((), 0)))
+    runner = Runner(operations, 1, meter=meter)
+    verdicts = await runner.run_apart(tuple(lot), Source("01J", "01J"), 1)
+    await runner.close()
+    assert len(verdicts) == 3
+    [figures] = meter.take().handlers.values()
+    assert [figures.succeeded, figures.failed, figures.retried] == counts
