@@ -21,7 +21,7 @@ from penstock.infra.local.servers import LocalServers, local_servers
 from penstock.infra.provision import BUCKET_TEMPLATE, TEMPLATE, provision
 from penstock.running.collector import spare_what_stays
 from penstock.settings import Settings
-from tests.support.aws import IN_MEMORY, Aws, embedded, real, scrubbed_environment
+from tests.support.aws import IN_MEMORY, Aws, embedded, is_scrubbed, real
 from tests.support.backends import REQUIRED, real_servers_or_skip
 from tests.support.recorded_calls import Call, RecordedCalls
 from tests.support.roles import compare, granted, granted_in_bucket
@@ -119,9 +119,8 @@ def _needs_java(item: pytest.Item) -> bool:
 
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = scrubbed_environment()
-    for name in list(os.environ):
-        if name not in kept and name != REQUIRED:
+    for name in filter(is_scrubbed, list(os.environ)):
+        if name != REQUIRED:
             monkeypatch.delenv(name)
 
 

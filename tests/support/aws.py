@@ -31,5 +31,10 @@ def real(servers: LocalServers) -> Aws:
 
 
 def scrubbed_environment() -> dict[str, str]:
-    """Return the environment without the variables that could lead a test to somebody's account or settings."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "PENSTOCK_", "OTEL_"))}
+    """Return the environment without the variables that a test may not see."""
+    return {name: value for name, value in os.environ.items() if not is_scrubbed(name)}
+
+
+def is_scrubbed(name: str) -> bool:
+    """Return True if a variable of this name could lead a test to somebody's account or settings."""
+    return name.startswith(("AWS_", "PENSTOCK_", "OTEL_"))

@@ -159,6 +159,7 @@ async def test_chunk_without_room_is_hidden_for_as_long_as_the_pause_lasts(
     assert (toys.times, (await plant.status(batch_id))["redelivered"]) == ({"0": 1}, 0)
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("_without_room")
 async def test_seven_days_do_not_use_up_the_receives_of_a_message(plant: Plant, toys: Toys) -> None:
     batch_id, consumer = await plant.submit("/succeed/a"), plant.consumer()

@@ -14,6 +14,7 @@ from penstock.infra.scaling.fleet import METRIC_DELAY_SECONDS, START_SECONDS, Ar
 from penstock.infra.scaling.rules import MINUTE_SECONDS, POINTS_IN, POINTS_OUT, Rules, Scaled, decide, read_rules
 from penstock.settings import Settings
 from tests.support.builders import build_settings
+from tests.support.full import full
 
 RULES = Rules(
     target=100,
@@ -166,7 +167,7 @@ def test_fleet_is_small_again_when_nothing_is_left(at_once: bool) -> None:
     assert run.longest_stop_seconds <= RULES.stop_seconds
 
 
-@pytest.mark.parametrize("handler_seconds", [0.02, 1, 60])
+@pytest.mark.parametrize("handler_seconds", [60, *full([0.02, 1])])
 def test_tasks_that_are_stopped_under_load_hand_on_what_they_have_begun(handler_seconds: float) -> None:
     case = play(RULES, work(handler_seconds), steady_load(RULES, work(handler_seconds), 1.5, seconds=5_000))
     for run in case.results:

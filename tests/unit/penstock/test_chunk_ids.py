@@ -49,6 +49,7 @@ def test_chunks_that_were_followed_ten_thousand_times_take_a_few_bytes_each() ->
     assert len(ids.encode()) < 1_024 / 8
 
 
+@pytest.mark.full
 def test_group_whose_chunks_are_all_split_into_single_operations_stays_far_below_an_item() -> None:
     """64 chunks of 1,000 operations each, split in half until every operation is alone."""
     ids = [str(number) for number in range(64)]

@@ -11,6 +11,7 @@ import pytest
 from penstock.priority import Priority
 from penstock.running.shares import MOST_IDLE, Shares
 from penstock.running.slots import Lane, Slots, in_turn
+from tests.support.full import full
 
 HIGH, NORMAL, LOW = Priority
 WEIGHTS = {HIGH: 16, NORMAL: 4, LOW: 1}
@@ -118,7 +119,7 @@ def flood(bench: Bench, kind: str, seconds: float, priority: Priority) -> list["
     return [asyncio.create_task(go_on()) for _ in range(20)]
 
 
-@pytest.mark.parametrize("slots", [1, 3, 10])
+@pytest.mark.parametrize("slots", [1, 3, *full([10])])
 @pytest.mark.parametrize(("high_seconds", "low_seconds"), [(0.01, 0.01), (0.01, 0.5), (0.5, 0.01)])
 async def test_shares_are_by_weight_however_long_things_take(
     slots: int, high_seconds: float, low_seconds: float

@@ -88,6 +88,7 @@ async def test_ids_whose_digests_meet_are_compared_themselves(build: Build, monk
     assert await build(["a", "b", "c"]).duplicates(10) == (0, [])
 
 
+@pytest.mark.full
 async def test_a_hundred_thousand_ids_take_a_few_bytes_each(build: Build) -> None:
     tracemalloc.start()
     try:
