@@ -21,7 +21,7 @@ from penstock.service.base_url import public_url, root_path
 from penstock.service.content import JSON, check_type
 from penstock.service.dialects.dialect import Problem
 from penstock.service.dialects.odata.answers import answer, check_query, write_problem
-from penstock.service.dialects.odata.headers import check_versions, continues_on_error, stops_at_error
+from penstock.service.dialects.odata.headers import applied_on_error, check_versions, stops_at_error
 from penstock.service.dialects.odata.monitor import answer_or_link, monitor_headers
 from penstock.service.dialects.odata.request_object import unknown_members
 from penstock.service.dialects.odata.responses import batch_response
@@ -91,7 +91,9 @@ def _requests_of(document: Any, most: int) -> list[Any]:
     """Return the individual requests of a batch. Raises InvalidRequest, or LimitPassed."""
     flaws = Flaws()
     requests = document.get("requests") if isinstance(document, dict) else None
-    if not isinstance(requests, list) or not requests:
+    if requests == []:
+        flaws.add(_ENVELOPE, Flaw("/requests", "The batch has no requests. It needs at least one."))
+    elif not isinstance(requests, list):
         detail = 'A batch is a JSON object with a list: {"requests": [{"id": "1", "method": "GET", "url": "users/1"}]}'
         flaws.add(_ENVELOPE, Flaw("/requests", f"{detail}."))
     for name in unknown_members(document if isinstance(document, dict) else ()):
@@ -124,10 +126,10 @@ def _service_root(request: web.Request) -> ServiceRoot:
 
 def _headers_of(request: web.Request, submitted: Submitted) -> dict[str, str]:
     headers = headers_of(submitted)
-    continues = continues_on_error(request.headers)
-    if continues is not None:
+    continuing = applied_on_error(request.headers)
+    if continuing is not None:
         applied = [headers["Preference-Applied"]] if "Preference-Applied" in headers else []
-        headers["Preference-Applied"] = ", ".join([*applied, f"continue-on-error={str(continues).lower()}"])
+        headers["Preference-Applied"] = ", ".join([*applied, continuing])
     return headers
 
 

@@ -10,6 +10,7 @@ from penstock.service.intake.preferences import parse_preferences
 VERSION = "OData-Version"
 MOST_VERSION = "OData-MaxVersion"
 _SUPPORTED = {(4, 0): "4.0", (4, 1): "4.01"}
+_ON_ERROR = ("continue-on-error", "odata.continue-on-error")  # OData 4.01 and 4.0
 _FORM = re.compile(r"([0-9]{1,3})\.([0-9]{1,3})")
 
 
@@ -30,16 +31,22 @@ def answer_version(headers: CIMultiDictProxy[str]) -> str:
     return _SUPPORTED[max(known, default=(4, 0))]
 
 
-def continues_on_error(headers: MultiMapping[str]) -> bool | None:
-    """Return whether the client wants further requests to run after one has failed. Return None if it does not say."""
-    preferences = parse_preferences(", ".join(headers.getall("Prefer", ())))
-    wanted = preferences.get("continue-on-error", preferences.get("odata.continue-on-error"))
-    return None if wanted is None else wanted.lower() != "false"
-
-
 def stops_at_error(headers: MultiMapping[str]) -> bool:
     """Return True if no further request runs after one has failed. In the JSON format, that is not the default."""
-    return continues_on_error(headers) is False
+    _, wanted = _wanted_on_error(headers)
+    return wanted == "false"
+
+
+def applied_on_error(headers: MultiMapping[str]) -> str | None:
+    """Return what the client wants to happen after a request has failed, as it names it. Return None if it does not."""
+    name, wanted = _wanted_on_error(headers)
+    return None if wanted is None else f"{name}={'false' if wanted == 'false' else 'true'}"
+
+
+def _wanted_on_error(headers: MultiMapping[str]) -> tuple[str, str | None]:
+    preferences = parse_preferences(", ".join(headers.getall("Prefer", ())))
+    name = next((name for name in _ON_ERROR if name in preferences), _ON_ERROR[0])
+    return name, preferences[name].lower() if name in preferences else None
 
 
 def _parse(version: str) -> tuple[int, int] | None:

@@ -2,7 +2,7 @@ import pytest
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from penstock.errors import MalformedRequest
-from penstock.service.dialects.odata.headers import answer_version, check_versions, stops_at_error
+from penstock.service.dialects.odata.headers import answer_version, applied_on_error, check_versions, stops_at_error
 
 
 def headers(**given: str) -> CIMultiDictProxy[str]:
@@ -29,17 +29,18 @@ def test_versions_4_are_accepted(given: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("prefer", "stops"),
+    ("prefer", "stops", "applied"),
     [
-        (None, False),
-        ("respond-async", False),
-        ("continue-on-error", False),
-        ("continue-on-error=true", False),
-        ("continue-on-error=false", True),
-        ("respond-async, odata.continue-on-error=False", True),
-        ('continue-on-error="false"', True),
-        ("continue-on-error, odata.continue-on-error=false", False),
+        (None, False, None),
+        ("respond-async", False, None),
+        ("continue-on-error", False, "continue-on-error=true"),
+        ("continue-on-error=true", False, "continue-on-error=true"),
+        ("continue-on-error=false", True, "continue-on-error=false"),
+        ("respond-async, odata.continue-on-error=False", True, "odata.continue-on-error=false"),
+        ('continue-on-error="false"', True, "continue-on-error=false"),
+        ("continue-on-error, odata.continue-on-error=false", False, "continue-on-error=true"),
     ],
 )
-def test_client_says_if_requests_run_after_an_error(prefer: str | None, stops: bool) -> None:
-    assert stops_at_error(headers(**({} if prefer is None else {"Prefer": prefer}))) is stops
+def test_client_says_if_requests_run_after_an_error(prefer: str | None, stops: bool, applied: str | None) -> None:
+    given = headers(**({} if prefer is None else {"Prefer": prefer}))
+    assert (stops_at_error(given), applied_on_error(given)) == (stops, applied)
