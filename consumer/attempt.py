@@ -56,7 +56,7 @@ class ChunkAttempt:
     delivery: Delivery
     chunk: Chunk
     batch: Batch  # as it was when it was last read
-    ended: Callable[[], None]  # called after each operation that has run
+    ended: Callable[[int], None]  # called with the numbers of operations that have run
     traces: Traces = _NO_TRACES  # what earlier deliveries of the chunk have left in the table
     deaths: int = 0  # how many lost deliveries are blamed on the only operation of this chunk that runs
 

@@ -64,13 +64,13 @@ class Held:
     def start(self, operations: int) -> None:
         self.waiting = self.wakes_at = operations
 
-    def note_end(self) -> bool:
-        """Note that an operation has finished. Return True if the consumer should check whether it has room now.
+    def note_ended(self, count: int) -> bool:
+        """Note that operations have finished. Return True if the consumer should check whether it has room now.
 
         A check costs as much as a quick operation. So there is one only when an eighth of the operations has finished
         since the last one.
         """
-        self.waiting -= 1
+        self.waiting -= count
         if self.waiting > self.wakes_at:
             return False
         self.wakes_at = self.waiting * 7 // 8
@@ -385,8 +385,8 @@ class Consumer:
         self.meter.observe(Metric.CHUNK_AGE_SECONDS, max(0.0, self._clock.now() - ready_at))
         self._inlets[held.delivery.priority].learn_size(len(chunk.operations))
 
-        def ended() -> None:
-            if held.note_end():
+        def ended(count: int) -> None:
+            if held.note_ended(count):
                 self._moved.set()
 
         await self._processor.process(held.delivery, chunk, ended)

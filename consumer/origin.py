@@ -71,7 +71,7 @@ def out_of_bounds(batch: Batch, chunk: Chunk) -> str:
 
 
 def _are_of_group(batch: Batch, group: int, indexes: Sequence[int]) -> bool:
+    if group >= len(batch.group_totals):
+        return False
     first = batch.first_index(group)
-    return group < len(batch.group_totals) and all(
-        first <= index < first + batch.group_totals[group] for index in indexes
-    )
+    return first <= min(indexes) and max(indexes) < first + batch.group_totals[group]

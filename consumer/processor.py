@@ -64,6 +64,7 @@ from penstock.tracing.hooks import processing
 NO_TRACES = Traces(None, frozenset())
 VALIDATING_RELEASE_SECONDS = 10  # the same, while a consumer sends the chunks of the batch
 ACCEPTING_RELEASE_SECONDS = 5  # until a chunk is received again if its batch is not accepted yet
+WORTH_DROPPING_BYTES = 65_536  # held by the results of a record. Dropping less would take longer than it is worth
 
 
 class Processor:
@@ -127,8 +128,11 @@ class Processor:
         self._result_files = ResultFiles(backend.bucket, clock)
         self._finisher = patient(Finisher(backend.store, clock, on_event), clock)
 
-    async def process(self, delivery: Delivery, chunk: Chunk, ended: Callable[[], None]) -> None:
-        """Process a delivery until it is acknowledged or released. `ended` is called after each operation that ran."""
+    async def process(self, delivery: Delivery, chunk: Chunk, ended: Callable[[int], None]) -> None:
+        """Process a delivery until it is acknowledged or released.
+
+        `ended` is called with the numbers of operations that have run.
+        """
         received_at = self._clock.monotonic()
         self._backend.bills.add_units(chunk.batch_id, delivery.cost)
         with (
@@ -362,7 +366,8 @@ class Processor:
                 )
                 record = stored or self._record(attempt, without_files(verdicts), pace, postponed)
             committed = await self._commit(attempt, record)
-            return committed.without_results() if isinstance(committed, ChunkRecord) and results.held else committed
+            is_large = results.held > WORTH_DROPPING_BYTES
+            return committed.without_results() if isinstance(committed, ChunkRecord) and is_large else committed
 
     def _pace_of(self, attempt: ChunkAttempt) -> ChunkPace:
         """Return what measures a chunk. Its target time is what a front end would plan with this measurement."""

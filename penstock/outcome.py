@@ -52,6 +52,9 @@ class OutcomeState(StrEnum):
     EXPIRED = "expired"
 
 
+SUCCEEDED = OutcomeState.SUCCEEDED  # a variable, because Python takes 0.2 µs to find a member of an enumeration
+
+
 @dataclass(frozen=True, slots=True)
 class EncodedResult:
     """A result as JSON. As Python objects, a long one would take up to 25 times as much memory."""
@@ -185,7 +188,7 @@ def has_long_result(verdict: Verdict) -> bool:
 
 
 def succeeded(operation: Operation, status: int, result: Any) -> Outcome:
-    return Outcome(operation.index, operation.id, OutcomeState.SUCCEEDED, status, result=result)
+    return Outcome(operation.index, operation.id, SUCCEEDED, status, result=result)
 
 
 def failed(

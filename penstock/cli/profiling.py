@@ -185,7 +185,7 @@ async def _run_in_chunks(
     for start in range(0, len(operations), settings.chunk_operations):
         chunk = Chunk(name, str(start), 1, tuple(operations[start : start + settings.chunk_operations]))
         if settings.concurrency > 1:
-            measured.verdicts |= await runner.run_chunk(chunk, source, Stop(), lambda: None)
+            measured.verdicts |= await runner.run_chunk(chunk, source, Stop(), lambda _: None)
             continue
         for lot in runner.lots(chunk.operations):
             await _run_in_this_task(runner, lot, source, measured)

@@ -62,16 +62,16 @@ class ChunkRun:
         *,
         results: ChunkResults,
         stop: Stop,
-        ended: Callable[[], None],
+        ended: Callable[[int], None],
         may_begin: Callable[[], bool],
         took: Callable[[int, float], None],
         postponed: Callable[[int, float], None],
     ) -> None:
         """Create a run. Without `slots` the caller holds the only slot that is needed.
 
-        `ended` is called once for each operation. `took` is called after each slice of time, with the number of
-        operations that have got verdicts in it and the seconds that they took. `postponed` is called with the index of
-        each operation that is postponed, and with its delay.
+        `ended` is called with the numbers of operations that have ended, before other tasks run. `took` is called after
+        each slice of time, with the number of operations that have got verdicts in it and the seconds that they took.
+        `postponed` is called with the index of each operation that is postponed, and with its delay.
         """
         self._performer = performer
         self._slots = slots
@@ -85,6 +85,7 @@ class ChunkRun:
         self._line = slots if isinstance(slots, Line) else None
         self._verdicts: dict[int, Verdict] = {}
         self._failed: dict[int, Operation] = {}  # of bulk calls that failed as a whole
+        self._unreported = 0  # operations that have ended, and that `ended` was not called with yet
         self._isolates = False  # the failed ones are being run one by one
         self._is_over = False  # `carry_out` has ended, or was cancelled itself
         self._pending: deque[Lot] = deque()  # not started
@@ -102,6 +103,7 @@ class ChunkRun:
         finally:
             self._is_over = True
             self._give_up_failed()
+            self._report_ended()
         return self._verdicts
 
     def move(self, turn: Turn | TurnWithRoom) -> None:
@@ -209,7 +211,7 @@ class ChunkRun:
                 verdicts: dict[int, Verdict] | None
                 try:
                     performed = self._performer.perform(lot, worker)
-                    verdicts = performed if isinstance(performed, dict) else await performed
+                    verdicts = performed if isinstance(performed, dict) else await self._with_report(performed)
                 except CallFailed:
                     verdicts = None
                 if worker.is_left:
@@ -228,6 +230,7 @@ class ChunkRun:
                 if not self._pending or self._stop.has_come or (results.held > held and results.memory.is_full):
                     break
         finally:
+            self._report_ended()
             if count:
                 self._took(count, seconds)
         return bool(self._pending) and not worker.is_marked
@@ -262,6 +265,7 @@ class ChunkRun:
                 self._judge(lot, self._performer.cancelled_itself)
         if lot is not None:
             self._note_end(lot)
+            self._report_ended()
         self._replace_worker()
 
     def _leave_overdue(self, worker: Worker) -> None:
@@ -272,6 +276,7 @@ class ChunkRun:
         self._leave(worker)
         self._judge(lot, self._performer.timed_out)
         self._note_end(lot)
+        self._report_ended()
         self._replace_worker()
 
     def _leave_workers(self) -> None:
@@ -308,9 +313,19 @@ class ChunkRun:
             self._failed.update((one.index, one) for one in lot if one.index not in self._verdicts)
 
     def _note_end(self, lot: Lot) -> None:
-        for operation in lot:
-            if operation.index not in self._failed:
-                self._ended()
+        failed = self._failed
+        self._unreported += sum(operation.index not in failed for operation in lot) if failed else len(lot)
+
+    def _report_ended(self) -> None:
+        """Call `ended` for what has ended since the last time. A call for each quick operation would cost too much."""
+        count, self._unreported = self._unreported, 0
+        if count:
+            self._ended(count)
+
+    def _with_report(self, waiting: Coroutine[Any, Any, dict[int, Verdict]]) -> Coroutine[Any, Any, dict[int, Verdict]]:
+        """Report what has ended before a handler, because that may wait for long."""
+        self._report_ended()
+        return waiting
 
     def _give_up_rest(self) -> None:
         """Start no further operation."""
@@ -320,6 +335,7 @@ class ChunkRun:
             self._note_end(lot)
             if self._line is not None:
                 self._line.give_up(len(lot))
+        self._report_ended()
 
     async def _leave_line(self) -> None:
         """Give up the rest as soon as nothing may start any more. A token may come much later.
@@ -346,8 +362,7 @@ class ChunkRun:
 
     def _give_up_failed(self) -> None:
         """Let the operations of failed bulk calls not run one by one."""
-        for _ in self._failed:
-            self._ended()
+        self._unreported += len(self._failed)
         self._failed.clear()
 
     def _dismiss_waiting(self) -> None:

@@ -22,6 +22,8 @@ from penstock.running.verdict import error_id, invalid, judge
 Call = Coroutine[Any, Any, Any]
 Verdicts = dict[int, Verdict]  # by index
 
+_LOOP = Place.LOOP  # a variable, for the same reason as SUCCEEDED in `outcome.py`
+
 
 @dataclass(frozen=True, slots=True)
 class DirectCalls:
@@ -47,7 +49,7 @@ class DirectCalls:
             route = self.match(operation.method, operation.path)
         except InvalidOperation:
             return self.otherwise(lot, worker, None)
-        if route.place is not Place.LOOP or route.policy.bulk:
+        if route.place is not _LOOP or route.policy.bulk:
             return self.otherwise(lot, worker, route)
         try:
             arguments = route.arguments(operation.path, operation.body, shows_errors=self.shows_errors)

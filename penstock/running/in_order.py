@@ -15,12 +15,12 @@ RunGroups = Callable[[int, Sequence[Unit]], Coroutine[Any, Any, dict[int, Verdic
 
 
 async def run_in_order(
-    chunk: Chunk, run_all: RunAll, run_groups: RunGroups, ended: Callable[[], None], *, most_at_once: int
+    chunk: Chunk, run_all: RunAll, run_groups: RunGroups, ended: Callable[[int], None], *, most_at_once: int
 ) -> dict[int, Verdict]:
     """Run the operations of a chunk with links, and return the verdicts by index.
 
     `run_all` gets the number of an attempt, and operations that need not wait for each other. `run_groups` gets atomic
-    groups in the same way. Both have called `ended` for each of the operations.
+    groups in the same way. Both call `ended` with the numbers of operations that have ended.
 
     An operation runs only when all that it depends on has succeeded. Otherwise it has no verdict.
 
@@ -44,20 +44,16 @@ async def run_in_order(
         runs = [run_all(attempt, some) for attempt, some in alone.items()]
         return await join([*runs, *(run_groups(attempt, some) for attempt, some in groups.items())])
 
-    def gave_up(count: int) -> None:
-        for _ in range(count):
-            ended()
-
     async def take_turns() -> None:
         while waiting:
             component = waiting.popleft()
-            made = await run_component(component, attempts.__getitem__, run_ready, gave_up, chunk.results)
+            made = await run_component(component, attempts.__getitem__, run_ready, ended, chunk.results)
             verdicts.update(made)
 
     async def run_single() -> None:
         alone = [operation for part in single for operation in part]
         ready, failures = _resolve(single, results_for(alone, chunk.results))
-        gave_up(len(failures))
+        ended(len(failures))
         verdicts.update(failures | await run_ready(ready))
 
     turns = [take_turns() for _ in range(min(most_at_once, len(waiting)))]

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -18,8 +18,8 @@ from penstock.dependencies import is_group, units
 from penstock.metrics.meter import UNKNOWN_HANDLER, Meter
 from penstock.operations import Operations
 from penstock.outcome import (
+    SUCCEEDED,
     Outcome,
-    OutcomeState,
     Verdict,
     failed,
     is_final,
@@ -97,7 +97,7 @@ class Runner:
         self._observer = observer
         self._shows_errors = shows_errors
         self._limits = limits
-        self._spent: dict[str, Spent] = {}
+        self._spent: defaultdict[str, Spent] = defaultdict(Spent)
         self._groups: dict[int, AtomicGroup] = {}  # that run, by the `id` of their lot
         self.result_memory = ResultMemory()
         self._slots = Slots(concurrency, weights, monotonic, tenants_share=tenants_share, memory=self.result_memory)
@@ -117,7 +117,7 @@ class Runner:
         chunk: Chunk,
         source: Source,
         stop: Stop,
-        ended: Callable[[], None],
+        ended: Callable[[int], None],
         *,
         results: ChunkResults | None = None,
         may_begin: Callable[[], bool] = lambda: True,
@@ -128,7 +128,8 @@ class Runner:
     ) -> dict[int, Verdict]:
         """Run a chunk's operations, each as soon as a slot is free. Return the verdicts by index.
 
-        An operation without a verdict did not run, or was cut short. `ended` is called once for each operation.
+        An operation without a verdict did not run, or was cut short. `ended` is called with the numbers of
+        operations that have ended: with each operation once, and at the latest before other tasks run.
         `results` counts the memory that the verdicts take; without it, their memory has no limit.
         `may_begin` is called whenever there is a slot: if it returns False, nothing more of the chunk starts. `took` is
         called after each slice of a slot, with the number of operations that have run in it and the seconds that they
@@ -392,7 +393,7 @@ class Runner:
 
     def take_spent(self) -> dict[str, Spent]:
         """Return the time that each handler took since the last call of this, by the handler's name."""
-        spent, self._spent = self._spent, {}
+        spent, self._spent = self._spent, defaultdict(Spent)
         return spent
 
     @property
@@ -686,21 +687,16 @@ class Runner:
 
     def _note_call(self, number: int, route: Route, verdict: Verdict, seconds: float) -> None:
         """Note the call of a handler for a single operation."""
-        spent = self._spent.get(route.name)
-        if spent is None:
-            self._note_spent(route, 1, seconds)
-        else:
-            spent.count += 1
-            spent.seconds += seconds
-        if isinstance(verdict, Outcome) and verdict.state is OutcomeState.SUCCEEDED:
+        spent = self._spent[route.name]
+        spent.count += 1
+        spent.seconds += seconds
+        if isinstance(verdict, Outcome) and verdict.state is SUCCEEDED:
             self._meter.succeeded(route.name, seconds)
         else:
             self._count_one(route.name, verdict, number, seconds)
 
     def _note_spent(self, route: Route, count: int, seconds: float) -> None:
-        spent = self._spent.get(route.name)
-        if spent is None:
-            spent = self._spent[route.name] = Spent()
+        spent = self._spent[route.name]
         spent.count += count
         spent.seconds += seconds * count
 
@@ -778,7 +774,7 @@ class Runner:
         return verdicts
 
     def _count_one(self, handler: str, verdict: Verdict, number: int, seconds: float | None) -> None:
-        if isinstance(verdict, Outcome) and verdict.state is OutcomeState.SUCCEEDED:
+        if isinstance(verdict, Outcome) and verdict.state is SUCCEEDED:
             assert seconds is not None
             self._meter.succeeded(handler, seconds)
         elif is_final(verdict, number):

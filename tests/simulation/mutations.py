@@ -86,7 +86,7 @@ def _remember_delivery(patching: Patching) -> None:
     process = Processor.process
 
     async def remembering(
-        self: Processor, delivery: Delivery, chunk: Chunk, ended: Callable[[], None], *rest: Any
+        self: Processor, delivery: Delivery, chunk: Chunk, ended: Callable[[int], None], *rest: Any
     ) -> None:
         _PROCESSING.set((self, delivery, chunk))
         with contextlib.suppress(_Released):

@@ -80,7 +80,7 @@ class Rig:
         """Process a delivery under a lease, as a consumer does."""
         processor = processor or self.processor()
         processor._leases.hold(delivery)
-        await processor.process(delivery, chunk, lambda: None)
+        await processor.process(delivery, chunk, lambda _: None)
 
     async def work_off(self, consumer: Consumer | None = None) -> None:
         """Run turns until the queue is empty. Move the clock forward when every message is delayed or leased."""

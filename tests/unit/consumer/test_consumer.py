@@ -238,7 +238,7 @@ async def test_nothing_is_received_while_no_slot_is_free() -> None:
 def test_room_is_checked_after_each_eighth_of_a_chunk() -> None:
     held = Held(Delivery("1", "", "", 1))
     held.start(800)
-    checked_at = [held.waiting for _ in range(800) if held.note_end()]
+    checked_at = [held.waiting for _ in range(800) if held.note_ended(1)]
     assert len(checked_at) < 60
     assert all(later >= earlier * 7 // 8 for earlier, later in itertools.pairwise(checked_at))
     assert checked_at[-8:] == [7, 6, 5, 4, 3, 2, 1, 0]

@@ -46,7 +46,7 @@ class Bench:
 
     async def run_chunk(self, *paths: str) -> None:
         operations = tuple(Operation(index, str(index), "POST", path) for index, path in enumerate(paths))
-        await self.runner.run_chunk(Chunk("b", "0", 3, operations), Source("b", "b"), Stop(), lambda: None)
+        await self.runner.run_chunk(Chunk("b", "0", 3, operations), Source("b", "b"), Stop(), lambda _: None)
 
     async def run(self, *paths: str) -> None:
         await self.run_chunk(*paths)
@@ -129,7 +129,7 @@ async def test_trouble_with_the_table_is_said_and_stops_nothing(monkeypatch: pyt
     monkeypatch.setattr(bench.store, "write_handler_seconds", fail_twice)
     keeping = asyncio.create_task(bench.pacer.keep())
     operations = (Operation(0, "0", "POST", "/quick"),)
-    await bench.runner.run_chunk(Chunk("b", "0", 1, operations), Source("b", "b"), Stop(), lambda: None)
+    await bench.runner.run_chunk(Chunk("b", "0", 1, operations), Source("b", "b"), Stop(), lambda _: None)
     bench.pacer.count(ENOUGH_TO_MEASURE)
 
     async def is_published() -> bool:

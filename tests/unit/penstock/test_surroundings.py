@@ -26,7 +26,7 @@ async def run(operations: Operations[Any], *paths: str, body: Any = None) -> lis
     runner = Runner(operations, 4, cpu_processes=1)
     asked = tuple(Operation(index, str(index), "POST", path, body) for index, path in enumerate(paths))
     try:
-        verdicts = await runner.run_chunk(Chunk("01J", "0", 1, asked), SOURCE, Stop(), lambda: None)
+        verdicts = await runner.run_chunk(Chunk("01J", "0", 1, asked), SOURCE, Stop(), lambda _: None)
     finally:
         await runner.close()
     return [verdicts[index] for index in range(len(paths))]

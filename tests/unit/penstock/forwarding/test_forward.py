@@ -594,7 +594,7 @@ async def test_connections_are_kept_and_no_more_than_are_allowed(upstream: ToyUp
         return len(upstream.requests) == 3
 
     async with operations.connections(3):
-        running = asyncio.create_task(Runner(operations, 20).run_chunk(chunk, SOURCE, Stop(), lambda: None))
+        running = asyncio.create_task(Runner(operations, 20).run_chunk(chunk, SOURCE, Stop(), lambda _: None))
         await eventually(is_full)
         gate.set()
         verdicts = await running

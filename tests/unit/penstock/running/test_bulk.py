@@ -77,7 +77,7 @@ async def run(
     *,
     stop: Stop | None = None,
     concurrency: int = 4,
-    ended: Callable[[], None] = lambda: None,
+    ended: Callable[[int], None] = lambda _: None,
 ) -> dict[int, Verdict]:
     runner = Runner(operations, concurrency)
     return await runner.run_chunk(Chunk("01J", "17", 2, chunk), SOURCE, stop or Stop(), ended)
@@ -161,10 +161,10 @@ async def test_def_handler_is_called_in_a_thread() -> None:
 
 
 async def test_call_takes_one_slot_and_is_counted_operation_by_operation() -> None:
-    calls, ended = Calls(), []
+    calls, ended = Calls(), list[int]()
     runner = Runner(calls.operations(max_size=10), 1)
-    await runner.run_chunk(Chunk("01J", "17", 1, rows(20)), SOURCE, Stop(), lambda: ended.append(1))
-    assert len(ended) == 20
+    await runner.run_chunk(Chunk("01J", "17", 1, rows(20)), SOURCE, Stop(), ended.append)
+    assert sum(ended) == 20
     assert runner.take_spent()["POST /rows"].count == 20
 
 
@@ -268,9 +268,9 @@ async def test_handler_that_cancels_its_own_task_is_cornered_too() -> None:
         return [row.n for row in rows]
 
     ended: list[int] = []
-    verdicts = await run(operations, rows(3), ended=lambda: ended.append(1))
+    verdicts = await run(operations, rows(3), ended=ended.append)
     assert statuses(verdicts) == {0: 200, 1: 500, 2: 200}
-    assert len(ended) == 3
+    assert sum(ended) == 3
 
 
 async def test_each_call_has_a_transaction_and_one_that_raises_is_rolled_back() -> None:
@@ -343,10 +343,8 @@ class Gated:
 
 @pytest.mark.parametrize(("is_cut", "ended_with"), [(False, {0, 1}), (True, set())])
 async def test_stop_lets_calls_finish_and_begins_none_and_a_cut_ends_them(is_cut: bool, ended_with: set[int]) -> None:
-    toys, stop, ended = Gated(), Stop(), []
-    running = asyncio.create_task(
-        run(toys.operations, rows(6), stop=stop, concurrency=1, ended=lambda: ended.append(1))
-    )
+    toys, stop, ended = Gated(), Stop(), list[int]()
+    running = asyncio.create_task(run(toys.operations, rows(6), stop=stop, concurrency=1, ended=ended.append))
     await toys.until_begun()
     stop.begin()
     if is_cut:
@@ -355,7 +353,7 @@ async def test_stop_lets_calls_finish_and_begins_none_and_a_cut_ends_them(is_cut
         toys.gate.set()
     assert set(await running) == ended_with
     assert toys.begun == 1
-    assert len(ended) == 6
+    assert sum(ended) == 6
 
 
 @pytest.mark.parametrize("converts", [False, True])
@@ -378,12 +376,12 @@ async def test_cancelled_run_counts_each_operation_as_ended_and_judges_none(conv
 
     runner = Runner(operations, 1, meter=meter)
     chunk = Chunk("01J", "17", 1, rows(6))
-    running = asyncio.create_task(runner.run_chunk(chunk, SOURCE, Stop(), lambda: ended.append(1)))
+    running = asyncio.create_task(runner.run_chunk(chunk, SOURCE, Stop(), ended.append))
     await begun.wait()
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    await eventually(lambda: asyncio.sleep(0, len(ended) == 6))
+    await eventually(lambda: asyncio.sleep(0, sum(ended) == 6))
     assert meter.take().handlers == {}
 
 
@@ -397,8 +395,8 @@ async def test_stop_ends_the_trying_singly_too() -> None:
         return numbers
 
     calls, ended = Calls(behave), list[int]()
-    assert await run(calls.operations(), rows(3), stop=stop, ended=lambda: ended.append(1)) == {}
-    assert len(ended) == 3
+    assert await run(calls.operations(), rows(3), stop=stop, ended=ended.append) == {}
+    assert sum(ended) == 3
 
 
 async def test_operations_of_a_failed_call_do_not_wait_for_single_operations() -> None:
@@ -431,15 +429,15 @@ async def test_spent_time_begins_no_call_but_the_trying_singly_goes_on() -> None
         return numbers
 
     calls, ended = Calls(behave), list[int]()
-    verdicts = await run(calls.operations(max_size=2), rows(6), stop=stop, concurrency=1, ended=lambda: ended.append(1))
+    verdicts = await run(calls.operations(max_size=2), rows(6), stop=stop, concurrency=1, ended=ended.append)
     assert statuses(verdicts) == {0: 201, 1: 201}
     assert calls.made == [[0, 1], [0], [1]]
-    assert len(ended) == 6
+    assert sum(ended) == 6
 
 
 async def test_each_row_is_counted_once_with_its_share_of_the_time() -> None:
     meter, calls = Meter(), Calls(unless(1, Reject(409, "Taken.")))
     runner = Runner(calls.operations(), 4, meter=meter)
-    await runner.run_chunk(Chunk("01J", "17", 1, rows(5)), SOURCE, Stop(), lambda: None)
+    await runner.run_chunk(Chunk("01J", "17", 1, rows(5)), SOURCE, Stop(), lambda _: None)
     figures = meter.take().handlers["POST /rows"]
     assert (figures.succeeded, figures.failed, figures.retried, figures.seconds.count) == (4, 1, 0, 5)

@@ -152,7 +152,7 @@ async def test_death_concerns_no_other_operation() -> None:
     runner = Runner(operations, 4, cpu_processes=2)
     with capture_logs():
         verdicts = await runner.run_chunk(
-            make_chunk("/die/1", *["/where"] * 5, "/die/1", *["/where"] * 5), SOURCE, Stop(), lambda: None
+            make_chunk("/die/1", *["/where"] * 5, "/die/1", *["/where"] * 5), SOURCE, Stop(), lambda _: None
         )
     await runner.close()
     broke = [index for index, verdict in sorted(verdicts.items()) if isinstance(verdict, TryAgain)]
@@ -203,7 +203,7 @@ async def test_starting_a_process_is_not_the_operations_time(tmp_path: Path) -> 
 async def test_process_is_killed_when_the_run_is_cut(runner: Runner, tmp_path: Path) -> None:
     note, stop = tmp_path / "pid", Stop()
     chunk = make_chunk("/burn-for-ever", "/burn-for-ever", body=str(note))
-    running = asyncio.create_task(runner.run_chunk(chunk, SOURCE, stop, lambda: None))
+    running = asyncio.create_task(runner.run_chunk(chunk, SOURCE, stop, lambda _: None))
     pid = await noted(note)
     stop.begin()
     stop.cut_off()
@@ -285,8 +285,8 @@ asyncio.run(Runner(operations, 1).run((operation,), Source("01J", "01J"), 1))
 async def test_what_waits_for_a_process_holds_no_slot() -> None:
     runner = Runner(operations, 2, cpu_processes=1)
     chunk = make_chunk(*["/burn"] * 4, body=0.3)
-    burning = asyncio.create_task(runner.run_chunk(chunk, SOURCE, Stop(), lambda: None))
-    verdicts = await runner.run_chunk(make_chunk(*["/async"] * 10), SOURCE, Stop(), lambda: None)
+    burning = asyncio.create_task(runner.run_chunk(chunk, SOURCE, Stop(), lambda _: None))
+    verdicts = await runner.run_chunk(make_chunk(*["/async"] * 10), SOURCE, Stop(), lambda _: None)
     assert len(verdicts) == 10
     assert not burning.done()
     assert len(await burning) == 4
@@ -328,7 +328,7 @@ async def test_loop_stays_responsive_while_handlers_burn_every_core() -> None:
     """And more than that: as many processes as cores and two more."""
     runner = Runner(operations, 32, cpu_processes=(os.cpu_count() or 1) + 2)
     chunk = make_chunk(*["/burn"] * 24, body=0.25)
-    burning = asyncio.create_task(runner.run_chunk(chunk, SOURCE, Stop(), lambda: None))
+    burning = asyncio.create_task(runner.run_chunk(chunk, SOURCE, Stop(), lambda _: None))
     loop, lags = asyncio.get_running_loop(), []
     while not burning.done():
         due = loop.time() + TICK_SECONDS

@@ -127,7 +127,7 @@ def make_chunk(*paths: str) -> Chunk:
 
 async def run_chunk(runner: Runner, *paths: str, **options: Any) -> dict[int, Verdict]:
     async with asyncio.timeout(20 * UNIT_SECONDS):
-        return await runner.run_chunk(make_chunk(*paths), SOURCE, Stop(), lambda: None, **options)
+        return await runner.run_chunk(make_chunk(*paths), SOURCE, Stop(), lambda _: None, **options)
 
 
 def statuses(verdicts: dict[int, Verdict]) -> list[int]:
@@ -151,7 +151,7 @@ async def test_handler_that_never_ends_times_out_and_its_chunk_goes_on(gate: Gat
     meter, ended = Meter(), list[int]()
     runner = Runner(toys(gate), 2, meter=meter)
     chunk = make_chunk("/succeed", path, "/succeed", "/succeed")
-    verdicts = await runner.run_chunk(chunk, SOURCE, Stop(), lambda: ended.append(1))
+    verdicts = await runner.run_chunk(chunk, SOURCE, Stop(), ended.append)
     assert statuses(verdicts) == [200, 504, 200, 200]
     assert isinstance(verdicts[1], TryAgain)
     assert verdicts[1].failure.error == {
@@ -159,12 +159,12 @@ async def test_handler_that_never_ends_times_out_and_its_chunk_goes_on(gate: Gat
         "detail": f"The operation was not done within {SHORT} s.",
     }
     assert gate.here == 1
-    assert len(ended) == 4
+    assert sum(ended) == 4
 
     gate.opened.set()
     await until(lambda: gate.here == 0)
     assert statuses(verdicts) == [200, 504, 200, 200]  # what it returns later does not count
-    assert len(ended) == 4
+    assert sum(ended) == 4
     assert meter.take().handlers[f"POST {path}"].count == 1
 
 
@@ -247,7 +247,7 @@ async def test_transaction_of_a_handler_left_behind_is_never_committed(gate: Gat
 async def test_handler_left_behind_by_the_end_of_the_program_commits_nothing(gate: Gate, ledger: Ledger) -> None:
     """Its operation is handed over: whoever runs it next must not find it done."""
     stop, runner = Stop(), Runner(toys(gate, ledger.transaction), 1)
-    running = asyncio.create_task(runner.run_chunk(make_chunk("/long"), SOURCE, stop, lambda: None))
+    running = asyncio.create_task(runner.run_chunk(make_chunk("/long"), SOURCE, stop, lambda _: None))
     await until(lambda: gate.here == 1)
     stop.begin()
     stop.cut_off()

@@ -120,7 +120,7 @@ class Rig:
         postponed = self.postponed.__setitem__
         with self.runner.result_memory.for_chunk() as results:
             return await self.runner.run_chunk(
-                chunk, source, stop or Stop(), lambda: None, results=results, postponed=postponed
+                chunk, source, stop or Stop(), lambda _: None, results=results, postponed=postponed
             )
 
     def token(self, path: str, *, may_be_postponed: bool = True) -> AbstractAsyncContextManager[Callable[[], None]]:
@@ -841,7 +841,7 @@ def test_operation_that_got_its_slot_before_its_batch_was_limited_makes_no_gate(
     async def scenario(rig: Rig) -> None:
         chunk = Chunk("01J", "0", 1, (Operation(0, "0", "POST", "/free", None),))
         source = Source("01J", "01J", concurrency=2)
-        assert succeeded(await rig.runner.run_chunk(chunk, source, Stop(), lambda: None, has_slot=True)) == 1
+        assert succeeded(await rig.runner.run_chunk(chunk, source, Stop(), lambda _: None, has_slot=True)) == 1
         limits = rig.runner._limits
         assert limits is not None
         assert not limits.has_gate_of_batch("01J")

@@ -245,7 +245,7 @@ def broke(detail: str, max_attempts: int = 3) -> TryAgain:
 
 
 async def run_in_chunk(runner: Runner, operation: Operation, source: Source, attempt: int) -> Verdict:
-    verdicts = await runner.run_chunk(Chunk("01J", "17", attempt, (operation,)), source, Stop(), lambda: None)
+    verdicts = await runner.run_chunk(Chunk("01J", "17", attempt, (operation,)), source, Stop(), lambda _: None)
     return verdicts[operation.index]
 
 
@@ -682,7 +682,7 @@ def gauged(gauge: Gauge) -> Operations[Any]:
 async def test_concurrency_is_bounded_across_chunks(gauge: Gauge, concurrency: int) -> None:
     runner = Runner(gauged(gauge), concurrency)
     chunks = [make_chunk(*["/gauge"] * 10) for _ in range(5)]
-    running = [asyncio.create_task(runner.run_chunk(chunk, SOURCE, Stop(), lambda: None)) for chunk in chunks]
+    running = [asyncio.create_task(runner.run_chunk(chunk, SOURCE, Stop(), lambda _: None)) for chunk in chunks]
     await eventually(lambda: gauge.runs(min(concurrency, 50)))
     gauge.gate.set()
 
@@ -694,7 +694,7 @@ async def test_concurrency_is_bounded_across_chunks(gauge: Gauge, concurrency: i
 async def test_slots_taken_by_small_batches_count_too(gauge: Gauge) -> None:
     runner = Runner(gauged(gauge), 2)
     async with runner.slot(make_operation("/gauge"), SOURCE):
-        running = asyncio.create_task(runner.run_chunk(make_chunk("/gauge", "/gauge"), SOURCE, Stop(), lambda: None))
+        running = asyncio.create_task(runner.run_chunk(make_chunk("/gauge", "/gauge"), SOURCE, Stop(), lambda _: None))
         await eventually(lambda: gauge.runs(1))
     await eventually(lambda: gauge.runs(2))
     gauge.gate.set()
@@ -705,7 +705,7 @@ async def test_chunk_for_which_a_slot_was_taken_takes_no_other(gauge: Gauge) -> 
     runner = Runner(gauged(gauge), 1)
     gauge.gate.set()
     async with runner.slot(make_operation("/gauge"), SOURCE):
-        verdicts = await runner.run_chunk(make_chunk("/gauge"), SOURCE, Stop(), lambda: None, has_slot=True)
+        verdicts = await runner.run_chunk(make_chunk("/gauge"), SOURCE, Stop(), lambda _: None, has_slot=True)
     assert sorted(verdicts) == [0]
 
 
@@ -727,18 +727,18 @@ async def test_chunk_does_not_wait_for_all_of_another_that_came_before_it(second
     runner = Runner(registry, 2, clock.monotonic)
     first = Source("01J", "01J", Priority.NORMAL, "big")
     chunks = [(make_chunk(*["/x"] * 40), first), (make_chunk(*["/x"] * 5), second)]
-    await asyncio.gather(*(runner.run_chunk(chunk, source, Stop(), lambda: None) for chunk, source in chunks))
+    await asyncio.gather(*(runner.run_chunk(chunk, source, Stop(), lambda _: None) for chunk, source in chunks))
     last = max(place for place, batch_id in enumerate(order) if batch_id == "01K")
     assert last < 2 + 2 * 5 + 2
 
 
 async def test_whoever_has_all_slots_runs_alone(gauge: Gauge) -> None:
     runner = Runner(gauged(gauge), 3)
-    before = asyncio.create_task(runner.run_chunk(make_chunk(*["/gauge"] * 2), SOURCE, Stop(), lambda: None))
+    before = asyncio.create_task(runner.run_chunk(make_chunk(*["/gauge"] * 2), SOURCE, Stop(), lambda _: None))
     await eventually(lambda: gauge.runs(2))
     alone = asyncio.create_task(take_all_slots(runner, gauge))
     await asyncio.sleep(0)
-    after = asyncio.create_task(runner.run_chunk(make_chunk(*["/gauge"] * 5), SOURCE, Stop(), lambda: None))
+    after = asyncio.create_task(runner.run_chunk(make_chunk(*["/gauge"] * 5), SOURCE, Stop(), lambda _: None))
     gauge.gate.set()
 
     await asyncio.gather(before, alone, after)
@@ -757,13 +757,13 @@ async def take_all_slots(runner: Runner, gauge: Gauge) -> None:
 
 async def test_slots_gathered_in_vain_come_free(gauge: Gauge) -> None:
     runner = Runner(gauged(gauge), 3)
-    running = asyncio.create_task(runner.run_chunk(make_chunk("/gauge"), SOURCE, Stop(), lambda: None))
+    running = asyncio.create_task(runner.run_chunk(make_chunk("/gauge"), SOURCE, Stop(), lambda _: None))
     await eventually(lambda: gauge.runs(1))
     gathering = asyncio.create_task(take_all_slots(runner, gauge))
     await asyncio.sleep(0)
     gathering.cancel()
     await asyncio.gather(gathering, return_exceptions=True)
-    others = asyncio.create_task(runner.run_chunk(make_chunk(*["/gauge"] * 2), SOURCE, Stop(), lambda: None))
+    others = asyncio.create_task(runner.run_chunk(make_chunk(*["/gauge"] * 2), SOURCE, Stop(), lambda _: None))
     await eventually(lambda: gauge.runs(3))
     gauge.gate.set()
     await asyncio.gather(running, others)
@@ -772,8 +772,8 @@ async def test_slots_gathered_in_vain_come_free(gauge: Gauge) -> None:
 async def test_slots_come_free_whatever_handlers_do() -> None:
     runner = Runner(operations, 1)
     paths = ["/fail", "/exit", "/hang", "/rude", "/cancel-itself", "/fail-oddly", "/finish-late", "/needs-a-number"]
-    await runner.run_chunk(make_chunk(*paths, *paths), SOURCE, Stop(), lambda: None)
-    verdicts = await runner.run_chunk(make_chunk("/succeed"), SOURCE, Stop(), lambda: None)
+    await runner.run_chunk(make_chunk(*paths, *paths), SOURCE, Stop(), lambda _: None)
+    verdicts = await runner.run_chunk(make_chunk("/succeed"), SOURCE, Stop(), lambda _: None)
     assert isinstance(verdicts[0], Outcome)
 
 
@@ -783,7 +783,7 @@ async def test_slots_come_free_whatever_handlers_do() -> None:
 async def test_failing_operations_leave_their_neighbours_alone() -> None:
     paths = ["/succeed", "/fail", "/reject", "/exit", "/hang", "/rude", "/cancel-itself", "/cancelled-within"]
     chunk = make_chunk(*paths, "/succeed")
-    verdicts = await Runner(operations, 3).run_chunk(chunk, SOURCE, Stop(), lambda: None)
+    verdicts = await Runner(operations, 3).run_chunk(chunk, SOURCE, Stop(), lambda _: None)
     states = [verdict.state if isinstance(verdict, Outcome) else "again" for _, verdict in sorted(verdicts.items())]
     assert states == ["succeeded", "again", "failed", "again", "again", "again", "failed", "again", "succeeded"]
 
@@ -792,7 +792,7 @@ async def test_handler_that_cancels_its_own_task_fails_for_good() -> None:
     """Without a verdict it would follow as not run, for ever."""
     meter = Meter()
     runner = Runner(operations, 1, meter=meter)
-    verdicts = await runner.run_chunk(make_chunk("/cancel-itself"), SOURCE, Stop(), lambda: None)
+    verdicts = await runner.run_chunk(make_chunk("/cancel-itself"), SOURCE, Stop(), lambda _: None)
     assert verdicts == {0: failure(500, "Broke", "The handler cancelled its own task.")}
     assert counted(meter) == {"POST /cancel-itself": (1, 1)}
 
@@ -802,7 +802,7 @@ async def run_apart(runner: Runner) -> dict[int, Verdict]:
 
 
 async def run_as_chunk(runner: Runner) -> dict[int, Verdict]:
-    return await runner.run_chunk(make_chunk("/cancel-itself-and-hang"), SOURCE, Stop(), lambda: None)
+    return await runner.run_chunk(make_chunk("/cancel-itself-and-hang"), SOURCE, Stop(), lambda _: None)
 
 
 @pytest.mark.parametrize("perform", [run_apart, run_as_chunk], ids=["alone", "in a chunk"])
@@ -838,16 +838,27 @@ async def test_each_operation_is_said_to_have_ended_exactly_once(gauge: Gauge) -
     gauge.gate.set()
     stop = Stop()
     chunk = make_chunk("/gauge", "/fail", "/gauge", "/nowhere")
-    await Runner(gauged(gauge), 2).run_chunk(chunk, SOURCE, stop, lambda: ended.append(1))
-    assert len(ended) == 4
+    await Runner(gauged(gauge), 2).run_chunk(chunk, SOURCE, stop, ended.append)
+    assert sum(ended) == 4
     stop.begin()
-    await Runner(gauged(gauge), 2).run_chunk(chunk, SOURCE, stop, lambda: ended.append(1))
-    assert len(ended) == 8
+    await Runner(gauged(gauge), 2).run_chunk(chunk, SOURCE, stop, ended.append)
+    assert sum(ended) == 8
+
+
+async def test_operations_are_said_to_have_ended_before_another_one_waits(gauge: Gauge) -> None:
+    ended: list[int] = []
+    chunk = make_chunk("/succeed", "/succeed", "/fail", "/gauge")
+    running = asyncio.create_task(Runner(gauged(gauge), 1).run_chunk(chunk, SOURCE, Stop(), ended.append))
+    await eventually(lambda: gauge.runs(1))
+    assert sum(ended) == 3
+    gauge.gate.set()
+    await running
+    assert sum(ended) == 4
 
 
 async def test_chunk_that_is_cancelled_cancels_its_handlers_and_waits_for_them(gauge: Gauge) -> None:
     runner = Runner(gauged(gauge), 5)
-    running = asyncio.create_task(runner.run_chunk(make_chunk(*["/gauge"] * 9), SOURCE, Stop(), lambda: None))
+    running = asyncio.create_task(runner.run_chunk(make_chunk(*["/gauge"] * 9), SOURCE, Stop(), lambda _: None))
     await eventually(lambda: gauge.runs(5))
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -861,7 +872,7 @@ async def test_chunk_that_is_cancelled_cancels_its_handlers_and_waits_for_them(g
 
 async def test_once_stopping_has_begun_nothing_new_begins(gauge: Gauge) -> None:
     stop, runner = Stop(), Runner(gauged(gauge), 2)
-    running = asyncio.create_task(runner.run_chunk(make_chunk(*["/gauge"] * 9), SOURCE, stop, lambda: None))
+    running = asyncio.create_task(runner.run_chunk(make_chunk(*["/gauge"] * 9), SOURCE, stop, lambda _: None))
     await eventually(lambda: gauge.runs(2))
     stop.begin()
     gauge.gate.set()
@@ -878,9 +889,7 @@ async def test_lease_that_ends_between_an_operations_slot_and_its_task_lets_it_n
     runner = Runner(gauged(gauge), 1)
     async with runner.slot(make_operation("/gauge"), SOURCE):
         running = asyncio.create_task(
-            runner.run_chunk(
-                make_chunk("/gauge", "/gauge"), SOURCE, Stop(), lambda: ended.append(1), may_begin=lambda: is_kept
-            )
+            runner.run_chunk(make_chunk("/gauge", "/gauge"), SOURCE, Stop(), ended.append, may_begin=lambda: is_kept)
         )
         await asyncio.sleep(0)  # its worker is made
         await asyncio.sleep(0)  # and waits
@@ -888,7 +897,7 @@ async def test_lease_that_ends_between_an_operations_slot_and_its_task_lets_it_n
 
     assert await running == {}
     assert gauge.begun == 0
-    assert len(ended) == 2
+    assert sum(ended) == 2
 
 
 # --- Several operations in the slice of one slot
@@ -902,7 +911,7 @@ async def test_quick_operations_share_a_task() -> None:
         tasks.append(asyncio.current_task())
 
     runner = Runner(operations, 1, FakeClock().monotonic)
-    await runner.run_chunk(make_chunk(*["/quick"] * 4), SOURCE, Stop(), lambda: None)
+    await runner.run_chunk(make_chunk(*["/quick"] * 4), SOURCE, Stop(), lambda _: None)
     assert len(tasks) == 4
     assert len(set(tasks)) == 1
 
@@ -917,7 +926,7 @@ async def test_another_chunk_has_its_turn_after_a_slice() -> None:
 
     runner = Runner(operations, 1, clock.monotonic)
     chunk = make_chunk(*["/work"] * 4)
-    await asyncio.gather(*(runner.run_chunk(chunk, Source(name, name), Stop(), lambda: None) for name in "ab"))
+    await asyncio.gather(*(runner.run_chunk(chunk, Source(name, name), Stop(), lambda _: None) for name in "ab"))
     assert "".join(order) == "abababab"
 
 
@@ -938,7 +947,7 @@ async def test_context_variables_of_one_operation_are_not_seen_by_the_next(value
         seen.append(variable.get())
         variable.set(value)
 
-    await Runner(operations, 1).run_chunk(make_chunk(*["/set"] * 3), SOURCE, Stop(), lambda: None)
+    await Runner(operations, 1).run_chunk(make_chunk(*["/set"] * 3), SOURCE, Stop(), lambda _: None)
     assert seen == ["outside"] * 3
 
 
@@ -957,9 +966,9 @@ async def test_handler_that_cancels_its_task_costs_its_neighbours_nothing() -> N
 
     ended: list[int] = []
     chunk = make_chunk("/wait", "/cancel", "/wait", "/cancel", "/wait")
-    verdicts = await Runner(operations, 1).run_chunk(chunk, SOURCE, Stop(), lambda: ended.append(1))
+    verdicts = await Runner(operations, 1).run_chunk(chunk, SOURCE, Stop(), ended.append)
     assert [as_outcome(verdicts[index]).status for index in range(5)] == [200, 500, 200, 500, 200]
-    assert len(ended) == 5
+    assert sum(ended) == 5
 
 
 @both_ways
@@ -982,7 +991,7 @@ async def test_nothing_of_a_chunk_is_left_to_the_collector(path: str) -> None:
     runner, chunk = Runner(operations, 2), make_chunk(*[path] * 50)
 
     async def run_three() -> None:
-        await asyncio.gather(*(runner.run_chunk(chunk, SOURCE, Stop(), lambda: None) for _ in range(3)))
+        await asyncio.gather(*(runner.run_chunk(chunk, SOURCE, Stop(), lambda _: None) for _ in range(3)))
         await asyncio.sleep(0)
 
     await run_three()
@@ -998,10 +1007,10 @@ async def test_nothing_of_a_chunk_is_left_to_the_collector(path: str) -> None:
 async def test_chunk_waits_for_no_slot_once_its_last_operation_has_begun(gauge: Gauge) -> None:
     """Another's long operation holds the second slot; the first is enough for all of a quick chunk."""
     runner = Runner(gauged(gauge), 2)
-    holding = asyncio.create_task(runner.run_chunk(make_chunk("/gauge"), SOURCE, Stop(), lambda: None))
+    holding = asyncio.create_task(runner.run_chunk(make_chunk("/gauge"), SOURCE, Stop(), lambda _: None))
     await eventually(lambda: gauge.runs(1))
 
-    verdicts = await runner.run_chunk(make_chunk(*["/fail"] * 5), SOURCE, Stop(), lambda: None)
+    verdicts = await runner.run_chunk(make_chunk(*["/fail"] * 5), SOURCE, Stop(), lambda _: None)
 
     assert len(verdicts) == 5
     assert gauge.running == 1
@@ -1013,7 +1022,7 @@ async def test_cut_cancels_what_runs_and_keeps_what_has_ended(gauge: Gauge) -> N
     stop, runner = Stop(), Runner(gauged(gauge), 4)
     chunk = make_chunk("/fail", "/gauge", "/fail", "/gauge")
     ended: list[int] = []
-    running = asyncio.create_task(runner.run_chunk(chunk, SOURCE, stop, lambda: ended.append(1)))
+    running = asyncio.create_task(runner.run_chunk(chunk, SOURCE, stop, ended.append))
     await eventually(lambda: gauge.runs(2))
     stop.begin()
     stop.cut_off()
@@ -1021,14 +1030,14 @@ async def test_cut_cancels_what_runs_and_keeps_what_has_ended(gauge: Gauge) -> N
     verdicts = await running
     assert sorted(verdicts) == [0, 2]
     assert gauge.running == 0
-    assert len(ended) == 4
+    assert sum(ended) == 4
 
 
 async def test_chunk_begun_after_the_cut_runs_nothing(gauge: Gauge) -> None:
     stop = Stop()
     stop.begin()
     stop.cut_off()
-    assert await Runner(gauged(gauge), 4).run_chunk(make_chunk("/gauge", "/fail"), SOURCE, stop, lambda: None) == {}
+    assert await Runner(gauged(gauge), 4).run_chunk(make_chunk("/gauge", "/fail"), SOURCE, stop, lambda _: None) == {}
     assert gauge.begun == 0
 
 
@@ -1064,7 +1073,7 @@ async def test_handler_that_comes_to_an_end_when_cut_is_kept(
         begun.set()
         return await late(asyncio.Event())
 
-    running = asyncio.create_task(Runner(registry, 1).run_chunk(make_chunk("/x"), SOURCE, stop, lambda: None))
+    running = asyncio.create_task(Runner(registry, 1).run_chunk(make_chunk("/x"), SOURCE, stop, lambda _: None))
     await begun.wait()
     stop.begin()
     stop.cut_off()
@@ -1084,7 +1093,7 @@ async def test_handler_is_cut_while_its_time_is_running_out() -> None:
             stop.cut_off()
             await asyncio.Event().wait()
 
-    assert await Runner(registry, 1).run_chunk(make_chunk("/x"), SOURCE, stop, lambda: None) == {}
+    assert await Runner(registry, 1).run_chunk(make_chunk("/x"), SOURCE, stop, lambda _: None) == {}
 
 
 async def test_handler_that_refuses_to_be_cancelled_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1100,7 +1109,7 @@ async def test_handler_that_refuses_to_be_cancelled_is_left_behind(monkeypatch: 
                 await let_go.wait()
 
     runner = Runner(registry, 1)
-    running = asyncio.create_task(runner.run_chunk(make_chunk("/x"), SOURCE, stop, lambda: None))
+    running = asyncio.create_task(runner.run_chunk(make_chunk("/x"), SOURCE, stop, lambda _: None))
     await begun.wait()
     stop.begin()
     stop.cut_off()
@@ -1237,7 +1246,7 @@ async def test_cut_rolls_back(ledger: Ledger) -> None:
         begun.set()
         await asyncio.Event().wait()
 
-    running = asyncio.create_task(Runner(registry, 1).run_chunk(make_chunk("/wait"), SOURCE, stop, lambda: None))
+    running = asyncio.create_task(Runner(registry, 1).run_chunk(make_chunk("/wait"), SOURCE, stop, lambda _: None))
     await begun.wait()
     stop.begin()
     stop.cut_off()
@@ -1247,7 +1256,7 @@ async def test_cut_rolls_back(ledger: Ledger) -> None:
 
 async def test_each_operation_of_a_chunk_has_a_transaction_of_its_own(ledger: Ledger) -> None:
     await Runner(with_transaction(ledger), 1).run_chunk(
-        make_chunk("/look", "/fail", "/look"), SOURCE, Stop(), lambda: None
+        make_chunk("/look", "/fail", "/look"), SOURCE, Stop(), lambda _: None
     )
     assert ledger.events == ["begin", "commit", "begin", "roll back", "begin", "commit"]
 
@@ -1299,7 +1308,7 @@ async def test_cut_that_a_transaction_swallows_leaves_no_verdict() -> None:
         begun.set()
         await asyncio.Event().wait()
 
-    running = asyncio.create_task(Runner(registry, 1).run_chunk(make_chunk("/wait"), SOURCE, stop, lambda: None))
+    running = asyncio.create_task(Runner(registry, 1).run_chunk(make_chunk("/wait"), SOURCE, stop, lambda _: None))
     await begun.wait()
     stop.begin()
     stop.cut_off()

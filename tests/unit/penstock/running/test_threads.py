@@ -88,7 +88,7 @@ async def run(registry: Operations[Any], path: str = "/x") -> Verdict:
 
 
 async def run_chunk(runner: Runner, *paths: str, stop: Stop | None = None) -> dict[int, Verdict]:
-    return await runner.run_chunk(make_chunk(*paths), SOURCE, stop or Stop(), lambda: None)
+    return await runner.run_chunk(make_chunk(*paths), SOURCE, stop or Stop(), lambda _: None)
 
 
 def statuses(verdicts: dict[int, Verdict]) -> list[int]:
