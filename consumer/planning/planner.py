@@ -51,6 +51,7 @@ NOTE_SECONDS = 2.0  # how often the progress is written, at most
 BEATS_IN_LEASE = 3
 PLANS_IN_CALL = 50
 FIRST_RATE = 20_000.0  # operations a second that are sent, until it is measured
+LEAST_RATE = 2_000.0  # what was measured may include an outage. Then the messages would be delayed for too long
 LONGEST_LEASE_SECONDS = 60.0
 
 
@@ -293,7 +294,7 @@ class Planner:
             plans = await self._store.read_plans(batch.id, numbers)
             sent, seconds = work.planning.sent_operations, self._clock.monotonic() - started_at
             rate = (sent - sent_before) / seconds if seconds > 1 and sent > sent_before else FIRST_RATE
-            left = (work.total - sent) / rate
+            left = (work.total - sent) / max(rate, LEAST_RATE)
             await sender.send(plans[number], plans.get(number - 1), seconds_left=left)
             await self._note(work, sent_groups=number + 1, sent_operations=sent + plans[number].total)
 
