@@ -1,6 +1,7 @@
 """Writes the digests of a group to the bucket, with pauses in which other tasks of the program run.
 
 A group may have hundreds of thousands of operations. Without the pauses, the heartbeats of other chunks would be late.
+The longest time without one is 0.1 s: a part is sorted that has all digests, because 640,000 operations have one id.
 """
 
 from collections.abc import Awaitable, Callable, Iterable
