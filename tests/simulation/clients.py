@@ -17,7 +17,7 @@ from tests.simulation.process import EPOCH
 from tests.simulation.programs import ServiceProgram
 from tests.simulation.promises import ACCEPTED, ANSWERED, FINAL
 from tests.simulation.truth import DRAWN_POISON, MAX_ATTEMPTS, POISON, TOLD, Plan, Submission, Toy, key_given_to
-from tests.simulation.uploads import FAULTS, content_of, key_of, upload_id_of
+from tests.simulation.uploads import FAULTS, FORMS, TEMPLATE, content_of, key_of, upload_id_of
 from tests.simulation.webhooks import CALLBACK_URL
 from tests.simulation.world import World
 
@@ -58,7 +58,7 @@ def draw_submission(
     if chance.random() < mix.limits:
         submission.max_failures = chance.randint(0, 3)
     if mix.uploads and chance.random() < mix.uploads:
-        submission.is_upload = True
+        submission.is_upload, submission.form = True, chance.choice(FORMS)
         submission.fault = chance.choice([*range(len(FAULTS)), *[None] * 9])
     return submission
 
@@ -97,7 +97,7 @@ class Client:
 
     def upload(self, submission: Submission) -> None:
         """Put the file of a submission into the bucket."""
-        content = content_of(_body(submission)["operations"], submission.fault, self._chance)
+        content = content_of(submission, _body(submission)["operations"], self._chance)
         self._world.files.put(key_of(submission.label), content)
 
     async def _replace(self, submission: Submission) -> None:
@@ -106,7 +106,7 @@ class Client:
         submission.is_replaced = True
         key = key_of(submission.label)
         content = self._world.files.contents[key]
-        self._world.files.put(key, content.replace(f'"{submission.label}-'.encode(), b'"x9-'))
+        self._world.files.put(key, content.replace(f"{submission.label}-".encode(), b"x9-"))
 
     async def ask(
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
@@ -181,8 +181,8 @@ class Client:
         if submission.prefer is not None:
             headers["Prefer"] = submission.prefer
         if submission.is_upload:
-            path = f"/batch?{_query(submission)}"
-            answer = await self.ask("POST", path, headers={**headers, "Content-Type": "application/x-ndjson"})
+            headers["Content-Type"] = "text/csv" if submission.form == "rows" else "application/x-ndjson"
+            answer = await self.ask("POST", f"/batch?{_query(submission)}", headers=headers)
         else:
             answer = await self.ask("POST", "/batch", _body(submission), headers)
         submission.statuses.append(None if answer is None else answer.status)
@@ -313,6 +313,7 @@ class Client:
 def _query(submission: Submission) -> str:
     """Return the query that makes a batch of an uploaded file."""
     options = {name: value for name, value in _body(submission).items() if name != "operations"}
+    options |= TEMPLATE if submission.form == "rows" else {}
     return urlencode({**options, "upload": upload_id_of(submission.label)})
 
 

@@ -113,7 +113,6 @@ class BatchFacts:
     chunks_of: defaultdict[int, list[str]] = field(
         default_factory=lambda: defaultdict(list)
     )  # by the index of the operation
-    operation_ids: dict[int, str] = field(default_factory=dict)
 
     @property
     def total(self) -> int:
@@ -248,6 +247,8 @@ class Promises:
         if kind == "batch":
             self._on_batch(key, after)
             self.webhooks.on_batch(key, before or {}, after)
+        elif kind == "file":
+            self.uploads.on_file(key[0].split("#")[1], after)
         elif kind == "plan":
             self.uploads.on_plan(key, before, after)
         elif kind == "count":
@@ -256,7 +257,7 @@ class Promises:
             self._on_chunk(key, before or {}, after)
         elif kind == "ids":
             first = from_json(zstd.decompress(after["ids"]["B"]))[0]
-            self._truth.labels[key[0].split("#")[1]] = first.partition("-")[0]
+            self._truth.labels.setdefault(key[0].split("#")[1], first.partition("-")[0])
 
     def _on_queues(self, after: Item) -> None:
         for name in list(self._queues_paused_at):
@@ -439,7 +440,6 @@ class Promises:
             words = f"{outcome.id} of batch {batch_id} has the outcome {latest} and gets that of {record.chunk_id}"
             self.check(fresh, 2, words)
             facts.chunks_of[outcome.index].append(record.chunk_id)
-            facts.operation_ids[outcome.index] = outcome.id
         self.links.on_record(batch_id, facts, record)
 
     def _check_deaths(self, batch_id: str) -> None:
@@ -486,7 +486,8 @@ class Promises:
         chunk = chunk_of(body)
         if chunk is None:
             return  # it asks for a plan
-        runs = [run for one in chunk.operations for run in self._truth.runs.get((chunk.batch_id, one.id), [])]
+        names = [self._truth.named(chunk.batch_id, one.id) for one in chunk.operations]
+        runs = [run for name in names for run in self._truth.runs.get((chunk.batch_id, name), [])]
         self.follow_ups.lapsed[chunk.batch_id, chunk.id] += 1
         if not any(run.chunk_id == chunk.id and run.process in self._dead for run in runs):
             self.follow_ups.only_held[chunk.batch_id, chunk.id] += 1
@@ -579,6 +580,7 @@ class Promises:
 
     def on_suspected(self, batch_id: str, chunk_id: str, operation_id: str) -> None:
         """Check that only what ran when a process died is suspected, and not what the process only held."""
+        operation_id = self._truth.named(batch_id, operation_id)
         noted = {process for process, *chunk in self._noted_at if chunk == [batch_id, chunk_id]}
         died = (batch_id, operation_id) in self._died_of or noted & self._truth.paused
         was_about_to_start = (batch_id, chunk_id) in self._died_just_before
@@ -617,7 +619,7 @@ class Promises:
             status = found[0].status if found else CLOSED_STATUS.get(closed or "")
             line = lines[index] if index < len(lines) else {}
             operation_id = f"{self._truth.labels[batch_id]}-{index}"
-            told = line.get("id"), line.get("status")
+            told = self._truth.named(batch_id, line.get("id", "")), line.get("status")
             self.check(
                 told == (operation_id, status), 2, f"results of {batch_id} say {told}, not {operation_id}, {status}"
             )
@@ -697,7 +699,7 @@ class Promises:
         toy = submission.toys[index]
         title = outcome.error["title"] if outcome.error else None
         if outcome.state is OutcomeState.SUCCEEDED:
-            runs, result = self._truth.runs[batch_id, outcome.id], self.large_results.value_of(batch_id, outcome)
+            runs, result = self._truth.runs_of(batch_id, outcome.id), self.large_results.value_of(batch_id, outcome)
             spoke = [run for run in runs if run.is_final and run.number == result["run"]]
             self.check(bool(spoke) and toy.can_succeed, 2, f"{where}, but no handler returned it")
         elif outcome.state is not OutcomeState.FAILED or title == "Stopped":
@@ -705,10 +707,10 @@ class Promises:
         elif title == "Poison":
             was_lost = any(is_same_letter(chunk_id, other) for other in lapsed)
             self.check(was_lost or self.has_parents, 6, f"{where}, but no delivery of it was lost")
-            runs = self._truth.runs[batch_id, outcome.id]
+            runs = self._truth.runs_of(batch_id, outcome.id)
             was_paused = any(run.process in self._truth.paused for run in runs)
-            ids = [f"{submission.label}-{other}" for other in members(submission, index)] if toy.group else [outcome.id]
-            died = any((batch_id, one) in self._died_of for one in ids) or was_paused
+            suspects = members(submission, index) if toy.group else [index]
+            died = was_paused or any((batch_id, f"{submission.label}-{one}") in self._died_of for one in suspects)
             self.check(died, 6, f"{where}, but no process died while it ran")
             wrongly = toy.path not in POISON
             self.check(not (wrongly and self.is_poison_alone), 6, f"{where}, but other operations killed the consumer")

@@ -36,6 +36,8 @@ SLOW = {
     "read_whatever_file_is_there",
     "run_what_is_not_accepted",
     "compare_no_ids",
+    "count_the_lines_of_a_group_alone",
+    "compare_only_the_ids_that_are_written",
     "leave_retries_to_the_consumer_that_failed",
     "drop_what_was_received_often_while_paused",
     "overlook_refused_entries",

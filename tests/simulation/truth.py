@@ -119,7 +119,9 @@ class Submission:
     max_failures: int | None = None
     callback_url: str | None = None
     is_upload: bool = False  # it is a file in the bucket, which a consumer plans
+    form: str = "ids"  # how its file is written: see `uploads.FORMS`
     fault: int | None = None  # of its file: see `uploads.FAULTS`
+    lines: list[int] = field(default_factory=list)  # the numbers of the lines of its operations, if these are their ids
     is_replaced: bool = False  # a client has replaced its file
     sent_at: float | None = None  # when it was sent for the first time
     is_cancelled: bool = False  # a client has asked for it
@@ -160,6 +162,17 @@ class Truth:
         label = self.labels[batch_id]
         return next(submission for submission in self.submissions if submission.label == label)
 
+    def named(self, batch_id: str, operation_id: str) -> str:
+        """Return the label and the index of an operation. A file may leave ids out: see `uploads.FORMS`."""
+        if not operation_id.isdigit():
+            return operation_id
+        submission, number = self.submission_of(batch_id), int(operation_id)
+        index = submission.lines.index(number) if number in submission.lines else number
+        return f"{submission.label}-{index}"
+
+    def runs_of(self, batch_id: str, operation_id: str) -> list[Run]:
+        return self.runs[batch_id, self.named(batch_id, operation_id)]
+
     def keys_of(self, submission: Submission) -> set[str]:
         """Return the keys that handlers received for its operations, in all of its batches."""
         runs = [run for runs in self.runs.values() for run in runs]
@@ -181,12 +194,12 @@ class Truth:
     def begin(self, context: Context, told: int | None = None) -> Run:
         if self.is_over:
             raise asyncio.CancelledError
-        runs = self.runs[context.batch_id, context.operation_id]
+        runs = self.runs_of(context.batch_id, context.operation_id)
         run = Run(
             number=len(runs) + 1,
             process=current_process().name,
             batch_id=context.batch_id,
-            operation_id=context.operation_id,
+            operation_id=self.named(context.batch_id, context.operation_id),
             key=context.key,
             chunk_id=structlog.contextvars.get_contextvars().get("chunk_id"),
             attempt=context.attempt,
@@ -356,7 +369,7 @@ async def turned_away(plan: Plan, context: Context) -> Any:
     """Answer like an upstream that has no room for a while. It uses up no attempt, and there is only one."""
     truth = TRUTH.get()
     async with truth.performing(context, plan) as run:
-        if len(truth.runs[context.batch_id, context.operation_id]) <= plan.times:
+        if len(truth.runs_of(context.batch_id, context.operation_id)) <= plan.times:
             wait = plan.after
             return Answer(
                 TURNED_AWAY, error={"title": "Busy"}, is_passing=True, is_turned_away=True, after_seconds=wait

@@ -11,7 +11,7 @@ from penstock.aws.store import DynamoDbStore
 from penstock.batch import Batch, BatchState
 from penstock.bucket import StoredFile
 from penstock.consumer.batches import Batches, NotAdmitted
-from penstock.consumer.planning import planner
+from penstock.consumer.planning import duplicates, planner
 from penstock.consumer.planning.duplicates import Duplicates
 from penstock.consumer.planning.sending import GroupSender
 from penstock.planning import Errors
@@ -91,6 +91,25 @@ def compare_no_ids(patching: Patching) -> None:
         return Errors()
 
     patching.setattr(Duplicates, "find", mutant)
+
+
+def count_the_lines_of_a_group_alone(patching: Patching) -> None:
+    """Count the lines from the beginning of a group, so that rows get ids that others have."""
+    reader = FileForm.reader
+
+    def mutant(self: FileForm, limits: Any, most_elements: int, place: Any) -> Any:
+        return reader(self, limits, most_elements, {**place, "line": min(place["line"], 1)})
+
+    patching.setattr(FileForm, "reader", mutant)
+
+
+def compare_only_the_ids_that_are_written(patching: Patching) -> None:
+    """Forget that an operation without an id has its index as its id."""
+
+    async def mutant(_self: Duplicates, plans: Any, _pause: Any) -> Any:
+        return [duplicates._Packed(plan, plan.digests, plan.parts) for plan in plans if plan.digests]
+
+    patching.setattr(Duplicates, "_files", mutant)
 
 
 def forget_the_errors_of_earlier_groups(patching: Patching) -> None:
