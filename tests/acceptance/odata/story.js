@@ -68,6 +68,7 @@ const stopping = await client
 
 // In the background.
 const requests = [...Array(130).keys()].map((number) => create(1000 + number));
+requests.push({ id: "look", method: "GET", url: "$1129" });
 const accepted = await client
   .api("/$batch")
   .header("Prefer", "respond-async")
@@ -108,7 +109,7 @@ console.log(
     accepted: accepted.status,
     asked,
     later: [...later.getResponses().values()].map((response) => response.status),
-    lastEmail: (await later.getResponseById("1129").json()).email,
+    lastEmail: (await later.getResponseById("look").json()).email,
     twice,
     ended,
     deleted: await statuses([step("a", "/users/1", { method: "DELETE" }), step("b", "/users/2")]),
