@@ -34,7 +34,8 @@ def add_a_part_before_its_file_is_there(patching: Patching) -> None:
     async def mutant(self: PartWriter) -> ExportPart:
         task = asyncio.create_task(finish(self))
         _writing.add(task)
-        task.add_done_callback(lambda _: (_writing.discard(task), task.cancelled() or task.exception()))
+        task.add_done_callback(_writing.discard)
+        task.add_done_callback(lambda _: task.cancelled() or task.exception())
         return ExportPart(self._key, self.rows, self._file.size, self._file.sha256)
 
     patching.setattr(PartWriter, "finish", mutant)

@@ -344,7 +344,7 @@ async def test_queue_that_does_not_answer_does_not_hold_up_the_others(monkeypatc
         ("hello", "not JSON"),
         ("[]", "not a chunk"),
         ("{}", "not a chunk"),
-        ('{"v": 4, "batch": "b"}', "version 4"),
+        ('{"v": 6, "batch": "b"}', "version 6"),
         ('{"v":1,"batch":"b","chunk":"x","attempt":1,"operations":[[0,"a","POST","/"]]}', "chunk"),
         ("zstd:damaged", "cannot be decompressed"),
     ],
