@@ -152,6 +152,8 @@ class Planner:
             return Left.DONE
         if batch.state is not BatchState.VALIDATING:
             await self._give_back(batch, batch.planning)
+            if batch.events:  # a front end has ended the batch
+                self._on_event(batch.id)
             return Left.DONE
         if batch.planning.planner != planner:
             return Busy(max(1.0, batch.planning.lease_until - now))

@@ -164,17 +164,18 @@ async def _store(request: web.Request, batch: Batch, file: StoredFile, form: Fil
 
 
 async def _begin(request: web.Request, batch: Batch, errors: Errors | None) -> None:
-    """Ask a consumer to plan the batch. If errors of its file are known, end it."""
+    """Ask a consumer to plan the batch. If errors of its file are known, end it, and let a consumer tell its event."""
     app = request.app
-    if errors is None:
-        with suppress(PenstockError):  # then a sweep asks
-            await ChunkSender(app[BACKEND], app[SETTINGS], app[CLOCK]).ask_to_plan(batch)
-        return
-    store, now = app[BACKEND].store, app[CLOCK].now()
-    event = new_event(batch, BatchState.FAILED, Counts(), now)
-    with suppress(PenstockError):  # then a consumer ends it: the file has another ETag
-        await store.write_errors(batch, errors)
-        await store.end_planning(batch.id, BatchState.FAILED, now, errors.sentence, errors=errors.count, event=event)
+    with suppress(PenstockError):  # then a sweep asks. A consumer ends an invalid batch: its file has another ETag
+        if errors is not None:
+            store, now = app[BACKEND].store, app[CLOCK].now()
+            event = new_event(batch, BatchState.FAILED, Counts(), now)
+            said, count = errors.sentence, errors.count
+            await store.write_errors(batch, errors)
+            await store.end_planning(batch.id, BatchState.FAILED, now, said, errors=count, event=event)
+            if event is None:
+                return
+        await ChunkSender(app[BACKEND], app[SETTINGS], app[CLOCK]).ask_to_plan(batch)
 
 
 async def _create(request: web.Request, batch: Batch) -> None:

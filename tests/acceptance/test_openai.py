@@ -10,11 +10,13 @@ import json
 import shutil
 import threading
 from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
+from aiohttp import web
 from aiohttp.test_utils import TestServer
 from openai import AsyncOpenAI, OpenAI
 
@@ -204,6 +206,56 @@ async def test_batch_runs_once_although_its_front_end_died_and_the_library_repea
     assert len(penstock.journal.runs()) == 30
 
 
+# --- Webhooks
+
+
+async def test_libraries_verify_the_events_that_are_delivered(install: Install, tmp_path: Path) -> None:
+    penstock = await install(WEBHOOK_SECRET="a secret of at least 32 characters", WEBHOOK_ALLOW="127.0.0.0/8", **BUCKET)
+    await asyncio.gather(penstock.serve(), penstock.consume())
+    client = AsyncOpenAI(base_url=f"http://127.0.0.1:{penstock.port}/v1", api_key="none")
+    async with receiver() as (url, received), client:
+        made: Any = await client.post("/webhook_endpoints", cast_to=object, body={"url": url})
+        secret = made["secret"]
+        ids = {}
+        for kind, lines in (("batch.completed", [addition(1)]), ("batch.failed", [addition(1), addition(1)])):
+            file = await client.files.create(file=jsonl(lines), purpose="batch")
+            batch = await client.batches.create(input_file_id=file.id, endpoint=SUMS, completion_window="24h")
+            ids[kind] = batch.id
+        got = [await asyncio.wait_for(received.get(), 20 * UNIT_SECONDS) for _ in ids]
+        events: list[Any] = [client.webhooks.unwrap(body, headers, secret=secret) for body, headers in got]
+        assert {event.type: event.data.id for event in events} == ids
+        with pytest.raises(openai.InvalidWebhookSignatureError):
+            client.webhooks.unwrap(got[0][0] + b" ", got[0][1], secret=secret)
+    if OPENAI.folder.exists():  # where the library for Node is installed, Node is, too
+        body, headers = got[0]
+        sent = json.dumps({"body": body.decode(), "headers": headers, "secret": secret})
+        unwrapped = await run("node", "webhook.js", sent, folder=with_library_for_node(tmp_path))
+        assert json.loads(unwrapped) == [events[0].type, events[0].data.id]
+
+
+def with_library_for_node(folder: Path) -> Path:
+    """Put the programs for Node into a folder, with the library."""
+    (folder / "node_modules").symlink_to(tools_or_skip(OPENAI) / "node_modules")
+    for name in ("package.json", "story.js", "webhook.js"):
+        shutil.copy(OPENAI.source / name, folder)
+    return folder
+
+
+@asynccontextmanager
+async def receiver() -> AsyncIterator[tuple[str, asyncio.Queue[tuple[bytes, dict[str, str]]]]]:
+    """Yield the URL of a receiver of webhooks, and the bodies and headers that it has received."""
+    received: asyncio.Queue[tuple[bytes, dict[str, str]]] = asyncio.Queue()
+
+    async def receive(request: web.Request) -> web.Response:
+        await received.put((await request.read(), dict(request.headers)))
+        return web.Response(status=204)
+
+    app = web.Application()
+    app.router.add_post("/hook", receive)
+    async with TestServer(app, port=free_port()) as server:
+        yield str(server.make_url("/hook")), received
+
+
 # --- Before a server of models
 
 
@@ -229,10 +281,8 @@ async def test_blocks_of_the_page_work(install: Install, models: str, capsys: py
 
 async def test_library_for_node_does_all_that_is_offered(install: Install, models: str, tmp_path: Path) -> None:
     skip_without_node()
-    (tmp_path / "node_modules").symlink_to(tools_or_skip(OPENAI) / "node_modules")
-    for name in ("package.json", "story.js"):
-        shutil.copy(OPENAI.source / name, tmp_path)
-    got = json.loads(await run("node", "story.js", f"{await in_front_of(install, models)}/v1", folder=tmp_path))
+    folder = with_library_for_node(tmp_path)
+    got = json.loads(await run("node", "story.js", f"{await in_front_of(install, models)}/v1", folder=folder))
     assert got["files"] == 3
     assert got["file"]["status"] == "processed"
     assert got["batch"]["request_counts"] == {"total": 200, "completed": 199, "failed": 1}

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from openai import AsyncOpenAI
 from pydantic_core import to_json
 from pytest_aiohttp import AiohttpClient
 
@@ -415,6 +416,20 @@ async def test_one_file_makes_several_batches(plant: Plant) -> None:
         assert (await read(plant, batch_id))["status"] == "completed"
 
 
+@pytest.mark.parametrize("limit", [40, 100])
+async def test_library_reads_all_pages_of_many_batches(plant: Plant, limit: int) -> None:
+    first = await created(plant, line("a"), line("a"))
+    [entry] = await plant.parts.store.list_entries(KIND, "default", None, 1, now=NOW)
+    ids = [first, *(f"batch_{number:026}" for number in range(249, 0, -1))]
+    for batch_id in ids[1:]:
+        await plant.parts.store.write_entry(replace(entry, id=batch_id))
+    url = str(plant.service.client.make_url("/v1"))
+    async with AsyncOpenAI(base_url=url, api_key="none") as library:
+        assert [batch.id async for batch in library.batches.list(limit=limit)] == ids
+        page = await library.batches.list(limit=limit, after=ids[-2])
+        assert ([batch.id for batch in page.data], page.has_more) == (ids[-1:], False)
+
+
 async def test_batches_are_listed_newest_first_page_by_page(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
     for number in range(5):
@@ -613,6 +628,9 @@ async def test_event_of_a_batch_whose_requests_all_failed_says_that_it_is_comple
     )
     endpoint = {"url": "https://receiver.example/hook"}
     assert (await plant.service.ask("POST", "/v1/webhook_endpoints", json=endpoint)).status == 201
+    failed = await plant.batch(await created(plant, line("a"), line("a")))
+    assert [event.type for event in failed.events] == [EventType.FAILED]
+    assert len(plant.messages) == 1  # it tells a consumer that there is an event
     batch_id = await created(plant, line("a", "refused"))
     await plant.work_off()
     batch = await plant.batch(batch_id)
