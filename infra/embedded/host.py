@@ -106,9 +106,16 @@ async def _answer(request: web.Request) -> web.Response:
 def _is_of_a_page(request: web.Request) -> bool:
     """Return True if a web page in a browser seems to have made the request. moto itself would answer every page."""
     headers = request.headers
-    if is_from_page(headers):
+    if is_from_page(headers) and not _is_download(request):
         return True
     return len(headers.getall("Host", ())) > 1 or not is_own_host(headers.get("Host", "localhost"), request.app[HOST])
+
+
+def _is_download(request: web.Request) -> bool:
+    """Return True if a person follows a signed link to a file: the page with the link does not see the file."""
+    is_followed = request.headers.get("Sec-Fetch-Mode") == "navigate" and "Origin" not in request.headers
+    is_file = not request.path.startswith("/moto-api") and "Action" not in request.query  # which SQS accepts in a GET
+    return is_followed and is_file and request.method == "GET" and "X-Amz-Signature" in request.query
 
 
 async def _wait_for_message(

@@ -437,6 +437,7 @@ async def test_what_is_deleted_is_let_go(sqs: SQSClient, dynamodb: DynamoDBClien
 
 RESET = ("POST", "/moto-api/reset")
 FROM_A_PAGE = {"Origin": "https://evil.example"}
+A_LINK = {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "navigate"}  # that a person follows
 
 
 @pytest.mark.parametrize(
@@ -452,6 +453,10 @@ FROM_A_PAGE = {"Origin": "https://evil.example"}
         (("OPTIONS", "/moto-api/reset"), FROM_A_PAGE),
         (("GET", "/?Action=ListQueues"), FROM_A_PAGE),
         (("GET", "/moto-api/"), FROM_A_PAGE),
+        (("GET", "/moto-api/data.json?X-Amz-Signature=0"), A_LINK),
+        (("GET", "/?Action=ListQueues&X-Amz-Signature=0"), A_LINK),
+        (("POST", "/bucket/file?X-Amz-Signature=0"), A_LINK),
+        (("GET", "/bucket/file"), A_LINK),
     ],
     ids=str,
 )
@@ -467,6 +472,14 @@ async def test_web_page_is_not_answered(
         assert answer.status == 403
         assert "Access-Control-Allow-Origin" not in answer.headers
     assert kept in (await sqs.list_queues())["QueueUrls"]
+
+
+async def test_signed_link_to_a_file_may_be_on_a_page(aws: EmbeddedAws) -> None:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"{aws.url}/bucket/file?X-Amz-Signature=0", headers=A_LINK) as answer,
+    ):
+        assert answer.status == 404
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1:1", "pictures.localhost"])
