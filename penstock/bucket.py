@@ -38,8 +38,8 @@ class Bucket(Protocol):
     async def offer_upload(self, key: str, most_bytes: int, seconds: int) -> UploadForm:
         """Return a permission to upload a file that is not empty and not larger than `most_bytes`. It makes no call."""
 
-    async def offer_download(self, key: str, seconds: int) -> str:
-        """Return a URL from which anybody can download a file. It makes no call."""
+    async def offer_download(self, key: str, name: str, seconds: int) -> str:
+        """Return a URL from which anybody can download a file. A browser saves it with this name. It makes no call."""
 
     async def find(self, key: str) -> StoredFile | None:
         """Return a file, or None if there is none with this key."""

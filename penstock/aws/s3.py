@@ -33,8 +33,9 @@ class S3Bucket:
             )
         return UploadForm(offer["url"], offer["fields"])
 
-    async def offer_download(self, key: str, seconds: int) -> str:
-        where = {"Bucket": self._name, "Key": key}
+    async def offer_download(self, key: str, name: str, seconds: int) -> str:
+        saved_as = f'attachment; filename="{name}"'
+        where = {"Bucket": self._name, "Key": key, "ResponseContentDisposition": saved_as}
         with self._explained():
             return await self._client.generate_presigned_url("get_object", Params=where, ExpiresIn=seconds)
 

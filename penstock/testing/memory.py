@@ -862,8 +862,8 @@ class MemoryBucket:
     async def offer_upload(self, key: str, most_bytes: int, seconds: int) -> UploadForm:
         return UploadForm("memory:", {"key": key, "most_bytes": str(most_bytes), "seconds": str(seconds)})
 
-    async def offer_download(self, key: str, seconds: int) -> str:
-        return f"memory:{key}?seconds={seconds}"
+    async def offer_download(self, key: str, name: str, seconds: int) -> str:
+        return f"memory:{key}?name={name}&seconds={seconds}"
 
     async def find(self, key: str) -> StoredFile | None:
         content = self.contents.get(key)

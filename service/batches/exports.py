@@ -4,12 +4,14 @@ It is made in the background. `GET /batch/{id}/exports/{export id}` tells how fa
 """
 
 import re
+from typing import Any
 
 from aiohttp import web
 
 from penstock.bucket import Bucket
 from penstock.errors import MalformedRequest, NotPossibleNow, UnknownExport
 from penstock.export import Export, ExportState, ExportWish
+from penstock.outcome import OutcomeState
 from penstock.service.audit import Action, auditing
 from penstock.service.batches.export_document import export_body, export_url
 from penstock.service.batches.export_files import GZIP, TYPES
@@ -33,7 +35,12 @@ async def create_export(request: web.Request) -> web.Response:
     """Answer 202, or 200 if the files are there, perhaps after a second. The same request finds the same export."""
     _require_bucket(request)
     await check_no_body(request)
-    wish = _read_wish(request)
+    export = await begin_export(request, _read_wish(request))
+    return await _answer(request, export, status=200 if export.state is ExportState.COMPLETED else 202)
+
+
+async def begin_export(request: web.Request, wish: ExportWish) -> Export:
+    """Begin an export of the batch in the path, or find the one that is there."""
     progress = await find_progress(request)
     if not progress.batch.is_final:
         raise NotPossibleNow(
@@ -42,19 +49,23 @@ async def create_export(request: web.Request) -> web.Response:
         )
     with auditing(request, Action.EXPORT, batch_id=progress.batch.id):
         export = await _find_or_create(request, progress, wish)
-        export = await request.app[EXPORTING].go_on(progress.batch, export, QUICK_SECONDS)
-    return await _answer(request, export, status=200 if export.state is ExportState.COMPLETED else 202)
+        return await request.app[EXPORTING].go_on(progress.batch, export, QUICK_SECONDS)
 
 
 async def show_export(request: web.Request) -> web.Response:
     """Answer with the export in the path, and go on with it if nobody makes it."""
+    return await _answer(request, await find_export(request))
+
+
+async def find_export(request: web.Request) -> Export:
+    """Return the export in the path as it is now, and go on with it if nobody makes it."""
     batch = await find_batch(request)
     export_id = request.match_info["export_id"]
     _require_bucket(request)
     export = await _read(request, batch.id, export_id) if _EXPORT_ID.fullmatch(export_id) else None
     if export is None:
         raise UnknownExport
-    return await _answer(request, await request.app[EXPORTING].go_on(batch, export))
+    return await request.app[EXPORTING].go_on(batch, export)
 
 
 async def _find_or_create(request: web.Request, progress: Progress, wish: ExportWish) -> Export:
@@ -88,12 +99,16 @@ async def _has_files(request: web.Request, export: Export) -> bool:
 
 
 async def _answer(request: web.Request, export: Export, status: int = 200) -> web.Response:
-    urls = await _urls(request, export) if export.state is ExportState.COMPLETED else {}
     headers = {} if status == 200 else {"Location": export_url(export)}
     if export.state is ExportState.RUNNING:
         headers["Retry-After"] = AGAIN_SECONDS
-    body = export_body(export, urls, request.app[CLOCK].now() + URL_SECONDS)
-    return json_answer(body, status=status, headers=headers)
+    return json_answer(await body_of(request, export), status=status, headers=headers)
+
+
+async def body_of(request: web.Request, export: Export) -> dict[str, Any]:
+    """Return what a client sees of an export."""
+    urls = await _urls(request, export) if export.state is ExportState.COMPLETED else {}
+    return export_body(export, urls, request.app[CLOCK].now() + URL_SECONDS)
 
 
 async def _urls(request: web.Request, export: Export) -> dict[str, str]:
@@ -102,7 +117,8 @@ async def _urls(request: web.Request, export: Export) -> dict[str, str]:
     for number, key in enumerate([export.manifest_key, *(part.key for part in export.parts)]):
         if number % SIGNED_IN_TURN == 0:
             await request.app[TURNS].next()
-        urls[key] = await bucket.offer_download(key, URL_SECONDS)
+        name = f"{export.batch_id}-{key.rpartition('/')[2]}"
+        urls[key] = await bucket.offer_download(key, name, URL_SECONDS)
     return urls
 
 
@@ -114,7 +130,10 @@ def _read_wish(request: web.Request) -> ExportWish:
     for name in request.query:
         if name not in _PARAMETERS:
             raise MalformedRequest(f"The parameter {name!r} is unknown. Use {', '.join(_PARAMETERS)}.")
-    form, compression, state = read_once(request, "format"), read_once(request, "compression"), read_state(request)
+    return wish_of(read_once(request, "format"), read_once(request, "compression"), read_state(request))
+
+
+def wish_of(form: str | None, compression: str | None, state: OutcomeState | None) -> ExportWish:
     if form not in {None, *TYPES}:
         raise MalformedRequest(f"Invalid format {form!r}. Use {' or '.join(TYPES)}.")
     if compression not in {None, GZIP}:

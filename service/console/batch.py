@@ -16,7 +16,7 @@ from penstock.service.console.progress import bar_of, chart_of, rate_of
 from penstock.service.console.rendering import back_to, page
 from penstock.service.console.texts import to_seconds
 from penstock.service.content import parse_json
-from penstock.service.keys import CALLER, CLOCK
+from penstock.service.keys import BACKEND, CALLER, CLOCK
 
 
 async def show(request: web.Request) -> web.Response:
@@ -27,6 +27,7 @@ async def show(request: web.Request) -> web.Response:
         request,
         "batch.html",
         batch=status,
+        has_bucket=request.app[BACKEND].bucket is not None,
         bar=bar_of(status),
         rate=rate_of(status, history.rate(status["batchId"]), request.app[CLOCK].now()),
         chart=chart_of(_points(status, seen)),

@@ -123,6 +123,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "until": texts.until,
     "quota": texts.quota,
     "moment": texts.moment,
+    "size": texts.size,
     "rate": texts.rate,
     "seconds": texts.to_seconds,
     "milliseconds": texts.milliseconds,

@@ -16,6 +16,7 @@ _DONE = {
     "revoked": "The key is revoked. Front ends that remember it accept it for up to 60 seconds.",
     "paused": "The batch is paused. Operations that are running still finish.",
     "resumed": "The batch goes on.",
+    "exported": "The files of the export are below, or appear there.",
     "changed": "The change is saved. It acts within two seconds.",
     "queue-paused": "The queue is paused for all batches.",
     "queue-resumed": "The queue goes on.",
@@ -47,6 +48,14 @@ def rate(per_second: float | None) -> str:
     if per_second >= 10:
         return f"{per_second:,.0f} /s"
     return f"{per_second:.1f} /s" if per_second >= 0.05 or per_second == 0 else f"{per_second * 60:.1f} /min"
+
+
+def size(count: int) -> str:
+    """Return a number of bytes as file managers show it."""
+    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= factor:
+            return f"{count / factor:,.1f} {unit}"
+    return f"{count} bytes"
 
 
 def dollars(usd: float) -> str:

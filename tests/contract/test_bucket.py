@@ -152,10 +152,11 @@ async def test_a_client_can_upload_a_file_that_is_not_too_large(bucket: Bucket, 
 @on_s3
 async def test_anybody_can_download_a_file_from_its_url(bucket: Bucket) -> None:
     await written(bucket)
-    url = await bucket.offer_download(KEY, 60)
+    url = await bucket.offer_download(KEY, "results.csv", 60)
 
     async with aiohttp.ClientSession() as session, session.get(url) as answer:
         assert await answer.read() == CONTENT
+        assert answer.headers["Content-Disposition"] == 'attachment; filename="results.csv"'
 
 
 @on_s3

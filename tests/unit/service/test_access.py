@@ -82,6 +82,8 @@ REQUESTS: dict[tuple[str, str], dict[str, Any]] = {
     ("GET", "/console/batch/{batch_id}/outcomes"): {},
     ("GET", "/console/batch/{batch_id}/results"): {},
     ("GET", "/console/batch/{batch_id}/rejected"): {},
+    ("GET", "/console/batch/{batch_id}/exports/{export_id}"): {},
+    ("POST", "/console/batch/{batch_id}/export"): {"data": {"format": "csv"}},
     ("POST", "/console/batch/{batch_id}/cancel"): {},
     ("POST", "/console/batch/{batch_id}/change"): {"data": {"paused": "true"}},
     ("POST", "/console/batch/{batch_id}/retry"): {},

@@ -54,6 +54,7 @@ CHANGES: Mapping[tuple[str, str], Action | None] = {
     ("POST", "/keys"): Action.CREATE_KEY,
     ("POST", "/keys/{key_id}/rotate"): Action.ROTATE_KEY,
     ("DELETE", "/keys/{key_id}"): Action.REVOKE_KEY,
+    ("POST", "/console/batch/{batch_id}/export"): Action.EXPORT,
     ("POST", "/console/batch/{batch_id}/cancel"): Action.CANCEL,
     ("POST", "/console/batch/{batch_id}/change"): Action.STEER,
     ("POST", "/console/batch/{batch_id}/retry"): Action.RETRY,
