@@ -12,7 +12,7 @@ from msgspec.structs import replace as with_changes
 from pydantic_core import from_json, to_json
 
 from penstock import zstd
-from penstock.chunk import Chunk, Fit, Operation, Planner
+from penstock.chunk import Chunk, Fit, Links, Operation, Planner, Reference, UrlRule
 from penstock.errors import UnreadableMessage
 from penstock.message import (
     ATTRIBUTE_BYTES,
@@ -112,6 +112,29 @@ def test_message_with_a_key_is_not_readable_by_earlier_versions() -> None:
     assert text == '{"v":2,"batch":"01J","chunk":"17","attempt":1,"operations":[[0,"a","GET","/x",null,"k"]]}'
     with pytest.raises(UnreadableMessage):
         decode_chunk(text.replace('"v":2', '"v":1'))
+
+
+@pytest.mark.parametrize(
+    ("links", "version"),
+    [
+        (Links((0, 1), 1), 3),
+        (Links((0,), None, (Reference(0, "a", ("id", "Id")),)), 5),
+        (Links((0,), 1, (Reference(0, "a", ("id",), UrlRule(("@id",), ("h",), ("/bulk",))),)), 5),
+    ],
+)
+def test_links_come_back_also_from_a_dead_letter(links: Links, version: int) -> None:
+    chunk = Chunk("01J", "17", 1, (Operation(2, "b", "POST", "/a/{a}", {}, "key", links),))
+    text = encode_chunk(chunk)
+    assert text.startswith(f'{{"v":{version},')
+    assert decode_chunk(text) == chunk
+    letter = encode_dead_letter(chunk, all_failed(chunk), message_bytes=2**20)
+    assert letter.startswith(f'{{"v":{version},')
+    assert decode_dead_letter(letter)[0] == chunk
+
+
+def test_links_without_references_are_written_as_by_earlier_versions() -> None:
+    chunk = Chunk("01J", "17", 1, (Operation(2, "b", "POST", "/a", None, None, Links((0,), 1)),))
+    assert '[2,"b","POST","/a",null,null,[[0],1]]' in encode_chunk(chunk)
 
 
 def test_minus_zero_keeps_its_sign() -> None:

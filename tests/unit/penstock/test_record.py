@@ -10,7 +10,7 @@ from msgspec.structs import replace as with_changes
 from pydantic_core import from_json, to_json
 
 from penstock import zstd
-from penstock.chunk import Operation
+from penstock.chunk import Links, Operation, Reference, UrlRule
 from penstock.errors import NewerVersion
 from penstock.outcome import ChunkRecord, EncodedResult, FollowUp, Outcome, OutcomeState, result_value
 from penstock.record import decode_columns, decode_record, decode_without_results, encode_record
@@ -60,6 +60,17 @@ def test_operation_with_a_key_keeps_it_and_others_are_written_as_before() -> Non
     assert there_and_back(record) == record
     content = from_json(zstd.decompress(encode_record(record)))
     assert [len(fields) for fields in content["failed_operations"]] == [5, 6]
+
+
+@pytest.mark.parametrize("behind", [(), ((3, 1),)])
+def test_paths_of_follow_ups_and_references_of_failures_come_back(behind: tuple[tuple[int, int], ...]) -> None:
+    links = Links((0,), None, (Reference(0, "a", ("id",), UrlRule(("@id",), ("h",))),))
+    record = ChunkRecord(
+        "17",
+        follow_ups=(FollowUp("17.0.1.3", 2, (3, 4), None, behind, paths=((3, "/a/7"), (4, "/a/8"))),),
+        failed_operations=(Operation(5, "f", "GET", "/a/{a}", None, None, links),),
+    )
+    assert there_and_back(record) == record
 
 
 def test_record_of_an_earlier_version_has_no_repeats() -> None:

@@ -249,3 +249,12 @@ async def test_parameter_that_is_known_is_checked_before_anything_runs() -> None
         "customer: Input should be a valid integer, unable to parse string as an integer."
     ]
     assert app.ran == []
+
+
+async def test_message_has_room_for_all_values_before_they_are_known() -> None:
+    chain = [customer("0"), *(order(str(index), str(index - 1)) for index in range(1, 60))]
+    async with TestBulk(App().operations, message_bytes=32 * 1024) as bulk:
+        too_many = await post(bulk, *chain)
+        enough = await post(bulk, *chain[:30])
+    assert (too_many.status, enough.status) == (413, 202)
+    assert "They are 60 operations and need" in too_many.body["detail"]
