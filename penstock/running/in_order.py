@@ -52,7 +52,7 @@ async def run_in_order(
 
     async def run_single() -> None:
         alone = [operation for part in single for operation in part]
-        ready, failures = _resolve(single, results_for(alone, chunk.results))
+        ready, failures = resolve_units(single, results_for(alone, chunk.results))
         ended(len(failures))
         verdicts.update(failures | await run_ready(ready))
 
@@ -78,7 +78,7 @@ async def run_component(
     progress = Progress(component)
     results = results_for(component, known)
     while taken := progress.take_ready():
-        ready, failures = _resolve(taken, results)
+        ready, failures = resolve_units(taken, results)
         gave_up(len(failures))
         made = await run_ready(ready) if ready else {}
         verdicts |= made | failures
@@ -90,7 +90,7 @@ async def run_component(
     return verdicts
 
 
-def _resolve(units: Sequence[Unit], results: Results) -> tuple[Sequence[Unit], dict[int, Verdict]]:
+def resolve_units(units: Sequence[Unit], results: Results) -> tuple[Sequence[Unit], dict[int, Verdict]]:
     """Return the units with their paths, and the failures of those whose paths cannot be made.
 
     A path that refers to a member of its own group stays open. The group makes it when that member has run.

@@ -36,7 +36,7 @@ from penstock.running.bulk import CallFailed, Lot, neighbours, one_by_one, toget
 from penstock.running.chunk_run import ChunkRun, Performer
 from penstock.running.cpu_pool import CpuPool, Job, count_cores
 from penstock.running.direct import DirectCalls, Verdicts
-from penstock.running.in_order import run_in_order
+from penstock.running.in_order import resolve_units, run_in_order
 from penstock.running.joining import gather, join
 from penstock.running.left_behind import LeftTasks, Worker, end_soon
 from penstock.running.limit_gate import LimitGate
@@ -163,7 +163,9 @@ class Runner:
         if has_slot:
             gates = self._gates_passed(self._limit_of(chunk.operations[0]), source)
             number = chunk.attempts()[chunk.operations[0].index] if chunk.behind else chunk.attempt
-            return await new_run(None, gates, number).carry_out(units(chunk.operations))
+            ready, failures = resolve_units(units(chunk.operations), results_for(chunk.operations, chunk.results))
+            ended(len(failures))
+            return failures | (await new_run(None, gates, number).carry_out(ready) if ready else {})
 
         async def carry_out(run: ChunkRun, place: Place, lots: list[Lot]) -> dict[int, Verdict]:
             def move(priority: Priority) -> None:

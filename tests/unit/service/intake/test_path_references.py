@@ -258,3 +258,29 @@ async def test_message_has_room_for_all_values_before_they_are_known() -> None:
         enough = await post(bulk, *chain[:30])
     assert (too_many.status, enough.status) == (413, 202)
     assert "They are 60 operations and need" in too_many.body["detail"]
+
+
+@pytest.mark.parametrize("is_suspect", [False, True])
+async def test_failure_that_runs_alone_finds_the_result_that_its_path_needs(is_suspect: bool) -> None:
+    """`o` has failed with `d`, and then because `c` had not succeeded. `c` succeeds at last, in another chunk."""
+    app = App()
+    async with TestBulk(app.operations) as bulk:
+        fails = customer("d", body={"fails": "rejected"})
+        answer = await post(bulk, fails, customer(body={"fails": "broken"}), order(dependsOn=["d"]))
+        assert answer.statuses == [409, 500, 424]
+        batch_id = answer.body["batchId"]
+
+        async def retry(*ids: str) -> list[int]:
+            await bulk.request("POST", f"/batch/{batch_id}/retry", {"ids": ids})
+            await bulk.run_until_idle()
+            return [line["status"] for line in (await bulk.request("GET", f"/batch/{batch_id}/results")).lines]
+
+        app.failing.remove("rejected")
+        assert await retry("o") == [201, 500, 424]
+        app.failing.clear()
+        assert await retry("c") == [201, 201, 424]
+        if is_suspect:
+            await bulk._parts.store.suspect_batch(batch_id)  # its operations start with a slot and a note then
+        assert await retry("o") == [201, 201, 201]
+    created = len(app.ran) - 1
+    assert app.written[-1] == f"order of {created}"
