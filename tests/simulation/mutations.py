@@ -615,7 +615,7 @@ MUTATIONS = {
         ("quotas", 384, quotas.charge_again_when_repeated),
         ("webhooks", 1, webhooks.write_the_event_apart),
         ("webhooks", 1, webhooks.clear_events_first),
-        ("webhooks", 1, webhooks.deliver_again_when_written_again),
+        ("webhooks", 32, webhooks.deliver_again_when_written_again),
         ("webhooks", 48, webhooks.leave_retries_to_the_consumer_that_failed),
         ("webhooks", 240, webhooks.use_old_marks),
         ("uploads", 137, uploads.replace_a_plan),
