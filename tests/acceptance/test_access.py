@@ -12,7 +12,7 @@ SUM = {"method": "POST", "path": "/sums", "body": {"a": 1, "b": 2}}
 
 @on_any_aws
 async def test_keys_from_the_first_to_the_revoked_one(install: Install) -> None:
-    penstock = await install(AUTH="keys", OPERATOR_KEY=OPERATOR_KEY)
+    penstock = await install(AUTH="keys", OPERATOR_KEY=OPERATOR_KEY, LEAVE_SECONDS="0")
     front_end = await penstock.serve()
     consumer = await penstock.consume()
     url = f"http://127.0.0.1:{penstock.port}"

@@ -113,7 +113,7 @@ async def test_idle_consumer_stops_soon(install: Install) -> None:
 
 @on_any_aws
 async def test_stopped_front_end_answers_the_requests_it_has(install: Install) -> None:
-    penstock = await install()
+    penstock = await install(LEAVE_SECONDS="0")
     front_end = await penstock.serve()
     asked = asyncio.create_task(penstock.api.post([WAIT] * 3))
     await until_begun(penstock, 3)
