@@ -11,6 +11,7 @@ from penstock.consumer.planning.duplicates import Duplicates
 from penstock.context import Context
 from penstock.open_limit import OpenBatch
 from penstock.operations import Operations
+from penstock.queue import Message
 from penstock.quota import Account
 from penstock.testing import FakeClock, MemoryParts
 from penstock.testing.http import Answer
@@ -471,6 +472,26 @@ async def test_a_file_has_no_more_groups_than_fit_into_the_item_of_its_batch(
     assert error["detail"] == (
         "The batch needs more than 6 chunks. Submit it as several files, or raise PENSTOCK_CHUNK_OPERATIONS."
     )
+
+
+async def test_an_outage_while_a_file_is_sent_does_not_delay_its_chunks(
+    plant: Callable[..., Any], parts: MemoryParts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = await plant()
+    batch_id = (await built.submit(numbers(range(40)))).body["batchId"]
+    send, delays = parts.chunks.send, list[float]()
+
+    async def send_slowly(messages: Sequence[Message]) -> None:
+        await send(messages)
+        delays.extend(message.delay_seconds for message in messages)
+        built.clock.advance(60)
+
+    monkeypatch.setattr(parts.chunks, "send", send_slowly)
+    await built.consumer.take_turn()
+
+    assert (await built.status(batch_id))["status"] == "queued"
+    assert len(delays) == 20
+    assert max(delays) <= 1
 
 
 async def test_the_request_itself_is_checked_at_once(plant: Callable[..., Any]) -> None:
