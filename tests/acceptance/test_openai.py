@@ -209,6 +209,7 @@ async def test_batch_runs_once_although_its_front_end_died_and_the_library_repea
 # --- Webhooks
 
 
+@pytest.mark.full
 async def test_libraries_verify_the_events_that_are_delivered(install: Install, tmp_path: Path) -> None:
     penstock = await install(WEBHOOK_SECRET="a secret of at least 32 characters", WEBHOOK_ALLOW="127.0.0.0/8", **BUCKET)
     await asyncio.gather(penstock.serve(), penstock.consume())
