@@ -79,6 +79,7 @@ _DELIVERY = {
 _QUEUE = {"priority": "low", "paused": True, "pausedAt": _ACCEPTED_AT, "waiting": 12}
 
 EXAMPLES: Fragment = {
+    "ReferenceRequest": {"operation": "new", "member": "id"},
     "Upload": {
         "uploadId": BATCH_ID,
         "url": "https://penstock-files.s3.eu-central-1.amazonaws.com/",

@@ -3,7 +3,7 @@
 from typing import Any
 
 from penstock.operations import METHODS, Operations
-from penstock.reading.operation_request import OperationRequest
+from penstock.reading.operation_request import OperationRequest, ReferenceRequest
 from penstock.service.content import CSV, JSON, NDJSON
 from penstock.service.openapi.answers import add_headers, answer, answers_of, endpoint
 from penstock.service.openapi.values import (
@@ -25,7 +25,7 @@ TAG: Fragment = {
     "name": "Submit",
     "description": "Send a batch: many operations in one request. Small batches are answered immediately.",
 }
-REQUESTS: Fragment = {"BatchRequest": schema_of(BatchRequest), "OperationRequest": schema_of(OperationRequest)}
+REQUESTS: Fragment = {model.__name__: schema_of(model) for model in (BatchRequest, OperationRequest, ReferenceRequest)}
 WHERE: Fragment = dict.fromkeys(("batchId", "statusUrl", "resultsUrl"), TEXT)
 _RESULT: Fragment = {"description": "What the handler returned."}
 PARAMETERS: Fragment = {

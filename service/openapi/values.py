@@ -55,10 +55,11 @@ class PlainSchema(GenerateJsonSchema):
 
 
 def schema_of(model: type[BaseModel]) -> Fragment:
-    """Return the schema of the bodies that a model validates."""
-    schema = model.model_json_schema(by_alias=True, schema_generator=PlainSchema)
+    """Return the schema of the bodies that a model validates. The models of its members are components, too."""
+    template = REFERENCE + "{model}"
+    schema = model.model_json_schema(by_alias=True, ref_template=template, schema_generator=PlainSchema)
     described: Fragment = with_defaults_in_words(schema)
-    return {key: value for key, value in described.items() if key != "title"}
+    return {key: value for key, value in described.items() if key not in {"title", "$defs"}}
 
 
 def schema_of_changes(model: type[BaseModel]) -> Fragment:

@@ -28,12 +28,29 @@ def endpoints(document: Document) -> Iterator[Document]:
     return (endpoint for methods in document["paths"].values() for endpoint in methods.values())
 
 
+def references(part: Any) -> Iterator[str]:
+    """Yield what each `$ref` in a part of the document leads to."""
+    if isinstance(part, dict):
+        if isinstance(reference := part.get("$ref"), str):
+            yield reference
+        part = list(part.values())
+    if isinstance(part, list):
+        for member in part:
+            yield from references(member)
+
+
 def check(document: Document, schema: Document, example: Any) -> None:
     jsonschema.Draft202012Validator({**document, **schema}).validate(example)
 
 
 def test_it_is_valid_openapi(document: Document) -> None:
     assert [str(error) for error in OpenAPIV31SpecValidator(document).iter_errors()] == []
+
+
+def test_each_reference_leads_to_a_component(document: Document) -> None:
+    known = {f"#/components/{kind}/{name}" for kind, parts in document["components"].items() for name in parts}
+    assert set(references(document)) <= known
+    assert "/batch" not in document["paths"] or "#/components/schemas/ReferenceRequest" in known
 
 
 def test_each_endpoint_has_a_name_of_its_own_and_one_of_the_described_tags(document: Document) -> None:
