@@ -196,7 +196,7 @@ async def _create(request: web.Request, batch: Batch) -> None:
                 raise AcceptanceUnknown(batch.id) from error
         await asyncio.sleep(ACCEPT_REPEAT_SECONDS * 2**repeat)
     if created is not None and created.state is BatchState.ABANDONED:
-        raise AcceptanceLost(f"A later request took over the Idempotency-Key of batch {batch.id}.")
+        raise AcceptanceLost(f"Another request has taken the place of batch {batch.id}. None of it will run.")
 
 
 async def _new_batch(

@@ -18,11 +18,10 @@ _ID = re.compile(rf"{PREFIX}[0-9A-HJKMNP-TV-Z]{{26}}")
 
 @dataclass(frozen=True, slots=True)
 class BatchEntry:
-    """`errors` are those for which the batch was not accepted. Otherwise, the engine has a batch with the same id.
+    """The engine has a batch with the same id. `errors` are those for which it has failed at once.
 
     `fingerprint` is the same for requests that ask for the same batch. `is_repeated`: the library of a client has sent
-    the request before. `output_seconds` is how long its output files
-    exist after its end.
+    the request before. `output_seconds` is how long its output files exist after its end.
     """
 
     id: str

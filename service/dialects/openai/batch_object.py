@@ -29,7 +29,7 @@ _FINAL = {
 class Running:
     """A batch of the engine. `counted_at` is the time of the last count, if there was one.
 
-    `errors` are those that a consumer has found in its file.
+    `errors` are those in its file.
     """
 
     batch: Batch
@@ -38,21 +38,21 @@ class Running:
     errors: Sequence[LineError] = ()
 
 
-def batch_body(entry: BatchEntry, running: Running | None) -> dict[str, Any]:
-    """Return a batch as OpenAI writes it. One that was not accepted is not running."""
-    body = {
+def batch_body(entry: BatchEntry, running: Running) -> dict[str, Any]:
+    """Return a batch as OpenAI writes it."""
+    return {
         "id": entry.id,
         "object": "batch",
         "endpoint": entry.endpoint,
         "model": entry.model,
-        "errors": _errors(entry.errors if running is None else running.errors),
+        "errors": _errors(running.errors),
         "input_file_id": entry.input_file_id,
         "completion_window": entry.completion_window,
         "created_at": int(entry.created_at),
         "metadata": entry.metadata or None,
         "usage": None,
+        **_progress(entry, running),
     }
-    return body | (_progress(entry, running) if running is not None else _not_accepted(entry))
 
 
 def output_id(batch_id: str, kind: str) -> str:
@@ -84,7 +84,7 @@ def has_output(counts: Counts, kind: str) -> bool:
 
 
 def _progress(entry: BatchEntry, running: Running) -> dict[str, Any]:
-    batch, counts, status = running.batch, running.counts, status_of(running)
+    batch, counts, status = running.batch, running.counts, FAILED if entry.errors else status_of(running)
     ended_at = None if batch.was_never_accepted else batch.finished_at
     finalizing_at = running.counted_at if status == FINALIZING else ended_at
     cancelling_at = entry.cancelling_at
@@ -98,7 +98,7 @@ def _progress(entry: BatchEntry, running: Running) -> dict[str, Any]:
             expires_at=batch.deadline_at,
             finalizing_at=finalizing_at,
             completed_at=batch.finished_at if status == COMPLETED else None,
-            failed_at=batch.finished_at if status == FAILED else None,
+            failed_at=(batch.finished_at or batch.created_at) if status == FAILED else None,
             expired_at=batch.finished_at if status == EXPIRED else None,
             cancelling_at=cancelling_at,
             cancelled_at=batch.finished_at if status == CANCELLED else None,
@@ -112,24 +112,6 @@ _FILES = {"output": OUTPUT, "error": ERRORS}
 
 def _output(batch: Batch, counts: Counts, kind: str) -> str | None:
     return output_id(batch.id, kind) if has_output(counts, kind) else None
-
-
-def _not_accepted(entry: BatchEntry) -> dict[str, Any]:
-    return {
-        "status": FAILED,
-        **{f"{name}_file_id": None for name in _FILES},
-        **_times(
-            in_progress_at=None,
-            expires_at=None,
-            finalizing_at=None,
-            completed_at=None,
-            failed_at=entry.created_at,
-            expired_at=None,
-            cancelling_at=None,
-            cancelled_at=None,
-        ),
-        "request_counts": {"total": 0, "completed": 0, "failed": 0},
-    }
 
 
 def _times(**times: float | None) -> dict[str, int | None]:

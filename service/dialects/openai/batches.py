@@ -1,6 +1,6 @@
 """What can be asked of a batch: GET /v1/batches, and GET and cancel of one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from http import HTTPStatus
 
@@ -33,38 +33,36 @@ MOST_COUNTERS = 1_000  # that one request reads, unless its first batch has more
 
 async def list_batches(request: web.Request) -> web.Response:
     page = read_page(request, is_batch_id, most=LONGEST_PAGE, usual=PAGE_BATCHES)
-    entries, batches, has_more = await _read_page(request, page.after, page.limit)
-    existing = [batches[entry.id] for entry in entries if entry.id in batches]
+    entries, existing, has_more = await _read_page(request, page.after, page.limit)
     groups = await request.app[BACKEND].store.read_groups_of(existing)
-    running = {
-        batch.id: await running_of(request, Progress(batch, read)) for batch, read in zip(existing, groups, strict=True)
-    }
-    return json_answer(list_body([batch_body(one, running.get(one.id)) for one in entries], has_more=has_more))
+    bodies = [
+        batch_body(entry, await running_of(request, entry, Progress(batch, read)))
+        for entry, batch, read in zip(entries, existing, groups, strict=True)
+    ]
+    return json_answer(list_body(bodies, has_more=has_more))
 
 
-async def _read_page(
-    request: web.Request, after: str | None, limit: int
-) -> tuple[list[BatchEntry], Mapping[str, Batch], bool]:
-    """Return the entries of a page, the batches of those that were accepted, and whether there are more."""
+async def _read_page(request: web.Request, after: str | None, limit: int) -> tuple[list[BatchEntry], list[Batch], bool]:
+    """Return the entries of a page, their batches, and whether there are more."""
     store, now = request.app[BACKEND].store, request.app[CLOCK].now()
     shown: list[BatchEntry] = []
-    batches: dict[str, Batch] = {}
+    batches: list[Batch] = []
     counters = 0
     request[SHARE].grow_to((limit + 1) * LARGEST_ENTRY_BYTES)
     while True:
         count = limit + 1 - len(shown)
         found = await store.list_entries(KIND, tenant_of(request), after, count, now=now)
         entries = [BatchEntry.of_entry(one) for one in found]
-        read = await store.read_batches([entry.id for entry in entries if not entry.errors])
+        read = await store.read_batches([entry.id for entry in entries])
         for entry in entries:
             batch = read.get(entry.id)
-            if not entry.errors and not is_accepted(batch, now):
+            if batch is None or not is_accepted(batch, now):
                 continue
-            counters += 0 if batch is None else len(batch.group_totals)
+            counters += len(batch.group_totals)
             if len(shown) == limit or (shown and counters > MOST_COUNTERS):
                 return shown, batches, True
             shown.append(entry)
-            batches |= {} if batch is None else {batch.id: batch}
+            batches.append(batch)
         if len(found) < count:
             return shown, batches, False
         after = found[-1].id
@@ -86,8 +84,8 @@ async def cancel_batch(request: web.Request) -> web.Response:
 
 
 async def batch_answer(request: web.Request, entry: BatchEntry) -> web.Response:
-    """Answer with a batch. Raises an error if the engine has no such batch, unless it was never accepted."""
-    return json_answer(batch_body(entry, None if entry.errors else await find_running(request, entry)))
+    """Answer with a batch. Raises an error if the engine has no such batch."""
+    return json_answer(batch_body(entry, await find_running(request, entry)))
 
 
 async def find_entry(request: web.Request, batch_id: str) -> BatchEntry:
@@ -102,16 +100,16 @@ async def find_entry(request: web.Request, batch_id: str) -> BatchEntry:
 async def find_running(request: web.Request, entry: BatchEntry) -> Running:
     """Return how far a batch is. Raises an error if it was never accepted, or is past its retention."""
     try:
-        return await running_of(request, await read_progress(request.app, entry.id))
+        return await running_of(request, entry, await read_progress(request.app, entry.id))
     except UnknownBatch:
         raise unknown_batch(entry.id) from None
 
 
-async def running_of(request: web.Request, progress: Progress) -> Running:
+async def running_of(request: web.Request, entry: BatchEntry, progress: Progress) -> Running:
     groups: Sequence[float | None] = [group.counted_at for group in progress.groups.values()]
     counted_at = max((at for at in groups if at is not None), default=None)
     batch = progress.batch
-    errors = await _errors_of(request, batch) if is_invalid(batch) else ()
+    errors = entry.errors or (await _errors_of(request, batch) if is_invalid(batch) else ())
     return Running(batch, sum_counts(group.counts for group in progress.groups.values()), counted_at, errors)
 
 

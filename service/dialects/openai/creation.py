@@ -19,9 +19,9 @@ from penstock.service.dialects.openai.batch_entry import KIND, PREFIX, BatchEntr
 from penstock.service.dialects.openai.batches import batch_answer
 from penstock.service.dialects.openai.errors import OpenAIError
 from penstock.service.dialects.openai.files import find_file
-from penstock.service.dialects.openai.input_file import InputFile, content_key, operations_key
+from penstock.service.dialects.openai.input_file import MOST_LINES_HERE, InputFile, content_key, operations_key
 from penstock.service.dialects.openai.lines import OPERATIONS, LineError, errors_of_flaws, first_errors
-from penstock.service.dialects.openai.repeating import find_other, find_standing, is_repeated
+from penstock.service.dialects.openai.repeating import find_other, find_repetitions, find_standing, is_repeated
 from penstock.service.dialects.openai.upload import require_bucket
 from penstock.service.dialects.openai.wanted import INVALID_VALUE, WantedBatch, wanted_of
 from penstock.service.intake.draft import Draft
@@ -33,7 +33,6 @@ from penstock.service.keys import BACKEND, CLOCK, SETTINGS
 from penstock.service.schemas import BatchOptions
 from penstock.settings import DAY_SECONDS
 
-MOST_LINES_HERE = 5_000  # of a file that a front end reads: in about a second. A consumer reads larger files
 LEAST_WAIT_SECONDS = 2.0
 LINES_IN_SECOND = 5_000  # that a front end reads under load, from a stored file
 WINDOW_SECONDS = DAY_SECONDS
@@ -92,9 +91,10 @@ async def _make(request: web.Request, file: InputFile, entry: BatchEntry) -> Bat
 async def _submit(request: web.Request, file: InputFile, entry: BatchEntry) -> BatchEntry:
     """Make a batch with this entry. Nobody sees the entry of a batch that was not accepted."""
     store = request.app[BACKEND].store
+    repetitions = await find_repetitions(request, entry)
     await store.write_entry(entry.entry())
     try:
-        other = await find_other(request, entry, _accept_seconds(file))
+        other = await find_other(request, entry, repetitions, _accept_seconds(file))
         if other is not None:
             await _forget(request, entry)
             return other
@@ -126,7 +126,7 @@ async def _accept(request: web.Request, file: InputFile, entry: BatchEntry) -> A
     stored = await require_bucket(request).find(operations_key(file.tenant, file.id))
     if stored is None:
         raise OpenAIError("The bucket has no such file any more. Upload it again.", param="input_file_id")
-    if file.total > MOST_LINES_HERE or stored.size > request.app[SETTINGS].background_upload_bytes:
+    if not file.is_read_here(request.app[SETTINGS].background_upload_bytes):
         counted = replace(background, operations=file.total)
         return await submit_stored_file(request, stored, OPERATIONS_FORM, options, background=counted)
     read = partial(_read, stored=stored, options=options, kind=entry.endpoint)

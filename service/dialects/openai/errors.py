@@ -40,16 +40,26 @@ _OFFERED = (
 
 
 class OpenAIError(Exception):
-    """A request that OpenAI's API would reject. `param` is what is wrong in it, and `code` a word for programs."""
+    """A request that OpenAI's API would reject. `param` is what is wrong in it, and `code` a word for programs.
+
+    With `is_passing`, a library sends the request again.
+    """
 
     def __init__(
-        self, message: str, *, param: str | None = None, code: str | None = None, status: int = HTTPStatus.BAD_REQUEST
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        status: int = HTTPStatus.BAD_REQUEST,
+        is_passing: bool = False,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
         self.code = code
         self.status = status
+        self.is_passing = is_passing
 
 
 def unknown_file(file_id: str) -> OpenAIError:
@@ -71,7 +81,8 @@ def answering(endpoint: Endpoint) -> Endpoint:
             return await endpoint(request)
         except OpenAIError as refused:
             body = error_body(refused.message, _INVALID, refused.param, refused.code)
-            return json_answer(body, status=refused.status, headers={SHOULD_RETRY: "false"})
+            headers = {SHOULD_RETRY: "true" if refused.is_passing else "false"}
+            return json_answer(body, status=refused.status, headers=headers)
 
     return answer
 

@@ -7,12 +7,10 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
-from penstock.batch import BatchState
 from penstock.bucket import read_pieces
 from penstock.service.audit import Action, auditing
 from penstock.service.batches.streaming import stream
 from penstock.service.caller import tenant_of
-from penstock.service.dialects.openai.batch_entry import KIND as BATCHES
 from penstock.service.dialects.openai.errors import unknown_file
 from penstock.service.dialects.openai.input_file import (
     KIND,
@@ -25,11 +23,10 @@ from penstock.service.dialects.openai.input_file import (
 from penstock.service.dialects.openai.pages import LARGEST_ENTRY_BYTES, Page, list_body, read_page
 from penstock.service.dialects.openai.upload import require_bucket
 from penstock.service.json_answer import json_answer
-from penstock.service.keys import BACKEND, CLOCK, SHARE
+from penstock.service.keys import BACKEND, CLOCK, SETTINGS, SHARE
 
 LONGEST_PAGE = 10_000
 PAGE_FILES = 100  # a page ends here, whatever its limit is: an entry may have 64 KB of errors
-NEWEST_BATCHES = 100  # of which one may be reading a file that is deleted
 CONTENT_TYPE = "application/octet-stream"
 
 
@@ -58,23 +55,15 @@ async def show_file(request: web.Request) -> web.Response:
 async def delete_file(request: web.Request) -> web.Response:
     """Delete a file. Batches that were made of it run on.
 
-    If a consumer is still reading its operations for a batch, the bucket deletes these later, like any old upload.
+    Consumers may still have to read the operations of a large one. The bucket deletes these later, like any old upload.
     """
     bucket, file = require_bucket(request), await find_file(request, request.match_info["file_id"])
     with auditing(request, Action.DELETE_UPLOAD, upload_id=file.id):
         await request.app[BACKEND].store.write_entry(file.entry().deleted(request.app[CLOCK].now()))
         await bucket.delete(content_key(file.tenant, file.id))
-        if not await _is_read(request, file):
+        if file.is_read_here(request.app[SETTINGS].background_upload_bytes):
             await bucket.delete(operations_key(file.tenant, file.id))
     return json_answer({"id": file.id, "object": "file", "deleted": True})
-
-
-async def _is_read(request: web.Request, file: InputFile) -> bool:
-    """Return True if a consumer is still reading the file for one of the newest batches."""
-    store = request.app[BACKEND].store
-    newest = await store.list_entries(BATCHES, file.tenant, None, NEWEST_BATCHES, now=request.app[CLOCK].now())
-    made = [entry.id for entry in newest if entry.content.get("input_file_id") == file.id]
-    return any(batch.state is BatchState.VALIDATING for batch in (await store.read_batches(made)).values())
 
 
 async def file_content(request: web.Request) -> web.StreamResponse:

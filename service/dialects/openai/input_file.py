@@ -12,6 +12,7 @@ from penstock.service.dialects.openai.lines import LineError, first_errors, url_
 KIND = "openai-file"
 PURPOSE = "batch"
 LONGEST_NAME = 255
+MOST_LINES_HERE = 5_000  # of a file that a front end reads for a batch: in about a second. Consumers read larger files
 SHOWN_ERRORS = 3  # in the details of the status
 _ID = re.compile(r"file-[0-9A-HJKMNP-TV-Z]{26}")
 
@@ -38,6 +39,10 @@ class InputFile:
     @property
     def is_valid(self) -> bool:
         return self.error_count == 0
+
+    def is_read_here(self, most_bytes: int) -> bool:
+        """Return True if a front end reads the file to make a batch, and not a consumer."""
+        return self.total <= MOST_LINES_HERE and self.size <= most_bytes
 
     def errors_for(self, endpoint: str) -> list[LineError]:
         """Return why the file is no input of a batch with this endpoint; nothing if it is one."""

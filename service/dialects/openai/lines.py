@@ -123,16 +123,15 @@ def error_of_flaw(flaw: Flaw, line: int | None) -> LineError:
 
 
 def errors_of_flaws(flaws: Sequence[Flaw]) -> list[LineError]:
-    """Return errors that the engine has found in a batch."""
-    return [error_of_flaw(_in_operation(flaw), flaw.line) for flaw in flaws]
+    """Return errors that the engine has found in a batch, or in its file as a whole."""
+    return list(map(_error_of, flaws))
 
 
-def _in_operation(flaw: Flaw) -> Flaw:
-    """Return the error with a pointer that starts at its operation. It is empty if the error is in none."""
+def _error_of(flaw: Flaw) -> LineError:
     if not flaw.pointer.startswith(OPERATIONS):
-        return replace(flaw, pointer="")
+        return invalid_line(NOT_POSSIBLE, flaw.detail)
     _, slash, rest = flaw.pointer.removeprefix(OPERATIONS).partition("/")
-    return replace(flaw, pointer=slash + rest)
+    return error_of_flaw(replace(flaw, pointer=slash + rest), flaw.line)  # with a pointer that starts at its operation
 
 
 def url_mismatch(url: str, endpoint: str, line: int) -> LineError:

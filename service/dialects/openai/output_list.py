@@ -71,7 +71,7 @@ async def _of_batches(request: web.Request, entries: list[BatchEntry]) -> AsyncI
         if batch is None or not batch.is_final or not is_accepted(batch, now):
             continue
         [groups] = await store.read_groups_of([batch])
-        running = await running_of(request, Progress(batch, groups))
+        running = await running_of(request, entry, Progress(batch, groups))
         for kind in (OUTPUT, ERRORS):
             output = output_of(entry, running, kind)
             if await exists(request, output):

@@ -153,8 +153,6 @@ async def _find_output(request: web.Request) -> Output:
     batch_id, kind = id_and_kind(file_id)
     try:
         entry = await find_entry(request, batch_id)
-        if entry.errors:
-            raise unknown_file(file_id)
         output = output_of(entry, await find_running(request, entry), kind)
     except OpenAIError:
         raise unknown_file(file_id) from None

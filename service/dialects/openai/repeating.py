@@ -4,14 +4,15 @@ Such a request gets the batch that an earlier one of the last ten minutes has ma
 endpoint and metadata:
 
 1. Each request writes the entry of its batch before the batch is accepted, and then looks for the other one. So at
-   least one of the two sees the other. A first request that sees its repetition gives way: nobody waits for it.
+   least one of the two sees the other. A first request that sees its repetition gives way. What was there before it
+   looked, and before it arrived, is a repetition of an earlier request.
 2. A repeated request waits for as long as it takes to accept such a batch. A proxy may have given up on a request that
    goes on.
 3. Then it writes a batch with the other id that nobody can accept any more, and abandons it. The table keeps the batch
    that was written first. So either the other request has accepted its batch, or it never can.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from http import HTTPStatus
 
 from aiohttp import web
@@ -20,14 +21,16 @@ from penstock.batch import Batch, BatchState
 from penstock.service.dialects.openai.batch_entry import KIND, BatchEntry
 from penstock.service.dialects.openai.batches import is_accepted
 from penstock.service.dialects.openai.errors import OpenAIError
+from penstock.service.dialects.openai.pages import LARGEST_ENTRY_BYTES
 from penstock.service.idempotency import HEADER as KEY
-from penstock.service.keys import BACKEND, CLOCK
+from penstock.service.keys import BACKEND, CLOCK, SHARE
 
 REPEATED = "x-stainless-retry-count"
 REPEATED_SECONDS = 600
 MOST_EARLIER = 1_000  # batches that a repeated request looks at
 ENTRIES_IN_STEP = 100
-SKEW_SECONDS = 60  # for requests that have waited, and for clocks that differ: ids sort by the time of the entry
+FEW_ENTRIES = 5  # that a first request reads at first
+SKEW_SECONDS = 30  # by which clocks of front ends differ at most
 WAIT_SECONDS = 0.25
 
 
@@ -41,46 +44,64 @@ async def find_standing(request: web.Request, entry: BatchEntry, seconds: float)
 
     `seconds` is how long it takes to accept one.
     """
-    async for other in _same(request, entry, since=request.app[CLOCK].now() - REPEATED_SECONDS):
+    since = request.app[CLOCK].now() - REPEATED_SECONDS
+    async for other in _same(request, entry, since, ENTRIES_IN_STEP):
         if await _stands(request, other, seconds):
             return other
     return None
 
 
-async def find_other(request: web.Request, entry: BatchEntry, seconds: float) -> BatchEntry | None:
+async def find_repetitions(request: web.Request, entry: BatchEntry) -> frozenset[str]:
+    """Return the ids of the newest repetitions of the same request. Call it before the entry is in the catalog."""
+    return frozenset([other.id async for other in _repetitions(request, entry)])
+
+
+async def find_other(
+    request: web.Request, entry: BatchEntry, earlier: Collection[str], seconds: float
+) -> BatchEntry | None:
     """Return the batch of a front end that was asked the same meanwhile. Call it when the entry is in the catalog.
 
-    Raises OpenAIError if this is the first request, and its library has given up on it.
+    `earlier` are the repetitions that were there before. Raises OpenAIError if this is the first request, and another
+    front end was asked again. It does not matter which of the two the client is waiting for: it may send the request
+    again, and gets the batch.
     """
-    if KEY in request.headers:
-        return None
     if entry.is_repeated:
         return await find_standing(request, entry, seconds)
-    async for other in _same(request, entry, since=entry.created_at):
-        if other.is_repeated:
-            raise OpenAIError("A repetition of this request has made the batch.", status=HTTPStatus.CONFLICT)
+    async for other in _repetitions(request, entry):
+        if other.id not in earlier or other.created_at >= entry.created_at:
+            message = "A repetition of this request makes the batch. Send the request again to get it."
+            raise OpenAIError(message, status=HTTPStatus.CONFLICT, code="conflict", is_passing=True)
     return None
 
 
-async def _same(request: web.Request, entry: BatchEntry, *, since: float) -> AsyncIterator[BatchEntry]:
+async def _repetitions(request: web.Request, entry: BatchEntry) -> AsyncIterator[BatchEntry]:
+    """Yield the repetitions that may have arrived after the first request. With a key, a request needs none of this."""
+    if KEY in request.headers or entry.is_repeated:
+        return
+    async for other in _same(request, entry, entry.created_at - SKEW_SECONDS, FEW_ENTRIES):
+        if other.is_repeated:
+            yield other
+
+
+async def _same(request: web.Request, entry: BatchEntry, since: float, first_step: int) -> AsyncIterator[BatchEntry]:
     """Yield the other entries of the same request that arrived from `since` on, the newest first."""
-    store, now = request.app[BACKEND].store, request.app[CLOCK].now()
+    store, now, step = request.app[BACKEND].store, request.app[CLOCK].now(), first_step
     after: str | None = None
     for _ in range(MOST_EARLIER // ENTRIES_IN_STEP):
-        entries = await store.list_entries(KIND, entry.tenant, after, ENTRIES_IN_STEP, now=now)
+        request[SHARE].grow_to(step * LARGEST_ENTRY_BYTES)
+        entries = await store.list_entries(KIND, entry.tenant, after, step, now=now)
         for found in map(BatchEntry.of_entry, entries):
             is_same = found.fingerprint == entry.fingerprint and found.id != entry.id
             if is_same and found.created_at >= since:
                 yield found
-        if len(entries) < ENTRIES_IN_STEP or entries[-1].content["created_at"] < since - SKEW_SECONDS:
+        # Ids sort by the time of the entry, by the clock of its front end.
+        if len(entries) < step or entries[-1].content["created_at"] < since - SKEW_SECONDS:
             return
-        after = entries[-1].id
+        after, step = entries[-1].id, ENTRIES_IN_STEP
 
 
 async def _stands(request: web.Request, entry: BatchEntry, seconds: float) -> bool:
-    """Return True if the batch was accepted, or failed for its lines. Otherwise it never will be accepted."""
-    if entry.errors:
-        return True
+    """Return True if the batch was accepted. Otherwise it never will be."""
     store, clock = request.app[BACKEND].store, request.app[CLOCK]
     while clock.now() < entry.created_at + seconds:
         batch = await store.read_batch(entry.id)

@@ -12,9 +12,9 @@ from pytest_aiohttp import AiohttpClient
 
 from penstock.batch import BatchState
 from penstock.sending import ChunkSender
-from penstock.service.dialects.openai import batches, creation, output_list, outputs
+from penstock.service.dialects.openai import batches, input_file, output_list, outputs
 from penstock.service.dialects.openai.batch_entry import KIND
-from penstock.service.dialects.openai.input_file import InputFile
+from penstock.service.dialects.openai.input_file import InputFile, operations_key
 from penstock.testing.http import Answer
 from penstock.webhooks.event import EventType, body_of_batch
 from tests.support.builders import NOW
@@ -281,6 +281,26 @@ async def test_batch_that_can_never_be_charged_says_why_it_failed(planting: Plan
     ]
 
 
+async def test_batch_whose_file_was_replaced_says_so(planting: Plant) -> None:
+    file_id = await uploaded(planting.service, line("a"))
+    batch_id = (await create(planting, file_id)).body["id"]
+    assert planting.parts.bucket is not None
+    await planting.parts.bucket.delete(operations_key("default", file_id))
+    await planting.work_off()
+    [error] = (await read(planting, batch_id))["errors"]["data"]
+    assert (error["code"], error["line"]) == ("batch_not_possible", None)
+
+
+@pytest.mark.parametrize("lines", [[line("a")], [line("a"), line("a")]])
+async def test_batch_that_the_engine_does_not_have_is_not_shown(
+    aiohttp_client: AiohttpClient, lines: list[Any]
+) -> None:
+    outage = Outage("store.create_batch")
+    plant = await build_plant(aiohttp_client, operations, watch=outage, background_upload_bytes=0)
+    assert (await create(plant, await uploaded(plant.service, *lines))).status >= 500
+    assert (await plant.service.get("/v1/batches")).body["data"] == []
+
+
 async def test_batch_that_is_validating_can_be_cancelled(planting: Plant) -> None:
     batch_id = await created(planting, line("a"))
     cancelled = (await planting.service.ask("POST", f"/v1/batches/{batch_id}/cancel")).body
@@ -313,7 +333,7 @@ async def test_quota_rejects_a_large_file_before_a_consumer_reads_it(aiohttp_cli
 
 
 async def test_many_lines_make_a_file_large(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(creation, "MOST_LINES_HERE", 2)
+    monkeypatch.setattr(input_file, "MOST_LINES_HERE", 2)
     assert (await read(plant, await created(plant, line("a"), line("b"))))["status"] == "in_progress"
     assert (await read(plant, await created(plant, line("a"), line("b"), line("c"))))["status"] == "validating"
 
@@ -421,8 +441,10 @@ async def test_library_reads_all_pages_of_many_batches(plant: Plant, limit: int)
     first = await created(plant, line("a"), line("a"))
     [entry] = await plant.parts.store.list_entries(KIND, "default", None, 1, now=NOW)
     ids = [first, *(f"batch_{number:026}" for number in range(249, 0, -1))]
+    made = await plant.batch(first)
     for batch_id in ids[1:]:
         await plant.parts.store.write_entry(replace(entry, id=batch_id))
+        await plant.parts.store.create_batch(replace(made, id=batch_id))
     url = str(plant.service.client.make_url("/v1"))
     async with AsyncOpenAI(base_url=url, api_key="none") as library:
         assert [batch.id async for batch in library.batches.list(limit=limit)] == ids

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from pytest_aiohttp import AiohttpClient
 
+from penstock.testing import FakeClock
+from tests.support.builders import NOW
 from tests.support.faults import Moment
 from tests.support.plant import Plant, build_plant
 from tests.unit.service.dialects.openai.conftest import EMBEDDINGS, line, operations, uploaded
@@ -78,3 +80,25 @@ async def test_only_one_batch_runs_wherever_the_first_front_end_waits(
         assert first.result().status >= 409 or first.result().body["id"] == repeated.body["id"], pause.name
         known.add(repeated.body["id"])
     assert {"before store.write_entry", "before store.create_batch", "after store.create_batch"} < set(names)
+
+
+async def test_first_request_that_gave_way_gets_the_batch_when_it_is_sent_again(aiohttp_client: AiohttpClient) -> None:
+    """Two programs send the same file. One of them sends its request again while the other one's is under way."""
+    pause = Pause()
+    pause.wait_at(-2)  # never
+    slow = await build_plant(aiohttp_client, operations, watch=pause)
+    behind = FakeClock(NOW - 5)
+    quick = await build_plant(aiohttp_client, operations, parts=slow.parts, clock=behind)
+    file_id = await uploaded(quick.service, line())
+    pause.wait_at(4)
+    first = asyncio.ensure_future(create(slow, file_id, {}))
+    await pause.reached.wait()
+    assert pause.name == "before store.write_entry"
+    repeated = await create(quick, file_id, REPEATED)
+    pause.over.set()
+    answer = await first
+    assert (answer.status, answer.headers["x-should-retry"]) == (409, "true")
+    assert (await create(slow, file_id, REPEATED)).body["id"] == repeated.body["id"]
+    # It is a repetition of no request that follows.
+    slow.clock.advance(60)
+    assert (await create(slow, file_id, {})).body["id"] != repeated.body["id"]
