@@ -305,12 +305,10 @@ class Processor:
         chunk, now, lost = attempt.chunk, self._clock.now(), attempt.lost_deliveries
         if attempt.ending_at(now) is not None:
             return self._record(attempt, {})
-        if chunk.unmet:  # what depends on it fails, and the rest follows: only this chunk knows what is unmet
+        if chunk.unmet or chunk.pathless:  # what needs these fails, and the rest follows. Only this chunk knows them
             return self._record(attempt, {})
         if chunk.not_before is not None and chunk.not_before - now > EARLY_SECONDS:
             return record_too_early(chunk)
-        if chunk.unmet:
-            return self._record(attempt, {})  # what needs these fails, and the rest follows
         if lost and not attempt.runs_alone:
             get_log().warning(Event.CHUNK_HALVED, deaths=lost)
             return record_halves(chunk)

@@ -147,8 +147,9 @@ class Chunk:
     many fewer. Of a chunk that runs `one_at_a_time`, only the first operation runs, and the others follow. `unmet` has
     the operations outside the chunk that one of it depends on and that have not succeeded, by index and id. Only a
     chunk that runs failures again can have some. They are not part of its message, so it does not run: what depends on
-    them fails, and the rest follows in chunks that need nothing outside. In the same way, `results` has the results of
-    operations outside the chunk that paths of it refer to.
+    them fails, and the rest follows in chunks that need nothing outside. Such a chunk may also refer to results outside
+    of it. Its operations have the paths that could be made from these. `paths` has them by index, since its message has
+    not, and `pathless` has why others could not be made.
     """
 
     batch_id: str
@@ -159,7 +160,8 @@ class Chunk:
     behind: tuple[tuple[int, int], ...] = ()
     one_at_a_time: bool = False
     unmet: tuple[tuple[int, str], ...] = ()
-    results: tuple[tuple[int, Any], ...] = ()
+    paths: tuple[tuple[int, str], ...] = ()
+    pathless: tuple[tuple[int, str], ...] = ()
 
     @property
     def group(self) -> int:

@@ -8,6 +8,7 @@ import itertools
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, TypeVar
@@ -25,12 +26,11 @@ from penstock.chunk import (
     follow_up_id,
     next_round_id,
     redriven_from,
-    references_of,
     steps_to,
     with_path,
 )
 from penstock.dependencies import Unit, blocked_by_failures, components, needs, share_out, to_run, units, with_connected
-from penstock.references import Results, Unresolved
+from penstock.references import NONE, Results, Unresolved
 
 DEPENDENCY_FAILED = "Dependency failed"  # the title of the outcome of an operation that could not run
 ROLLED_BACK = "Rolled back"  # the title of the outcome of an operation that was undone with its group
@@ -575,7 +575,7 @@ def _cut(indexes: Sequence[int], count: int) -> list[Sequence[int]]:
 def _record(chunk: Chunk, outcomes: Sequence[Outcome], follow_ups: Sequence[FollowUp]) -> ChunkRecord:
     """Return the record. What failed or follows has the paths that are known now: its messages are made from that."""
     failures = {outcome.index for outcome in outcomes if outcome.state is OutcomeState.FAILED}
-    paths = _known_paths(chunk, outcomes)
+    paths = _known_paths(chunk, outcomes, failures | _following(follow_ups)) if chunk.has_links else {}
     if paths:
         follow_ups = [
             replace(one, paths=tuple((index, paths[index]) for index in one.indexes if index in paths))
@@ -590,17 +590,22 @@ def _record(chunk: Chunk, outcomes: Sequence[Outcome], follow_ups: Sequence[Foll
     )
 
 
-def _known_paths(chunk: Chunk, outcomes: Iterable[Verdict]) -> dict[int, str]:
-    """Return the paths that became known, because the operations that they refer to have succeeded."""
-    results = results_for(chunk.operations, chunk.results)
+def _following(follow_ups: Iterable[FollowUp]) -> set[int]:
+    return {index for one in follow_ups for index in one.indexes}
+
+
+def _known_paths(chunk: Chunk, outcomes: Iterable[Outcome], wanted: AbstractSet[int]) -> dict[int, str]:
+    """Return the paths of the wanted operations that became known, because what they refer to has succeeded."""
+    operations = [operation for operation in chunk.operations if operation.index in wanted]
+    results = Results(operations)
     note_results(results, outcomes)
-    filled = ((operation, results.fill(operation)) for operation in chunk.operations if references_of(operation))
-    return {operation.index: known.path for operation, known in filled if known is not operation}
-
-
-def results_for(operations: Iterable[Operation], known: Iterable[tuple[int, Any]] = ()) -> Results:
-    """Return the results that the paths of operations refer to. Only those that are known so far have a content."""
-    return Results(operations, ((index, result_content(result)) for index, result in known))
+    later, paths = results.unknown, dict(chunk.paths)
+    for operation in operations if results else ():
+        with suppress(Unresolved):  # then it has failed, and keeps its path
+            known = results.resolve(operation, later)
+            if known is not operation:
+                paths[operation.index] = known.path
+    return paths
 
 
 def note_results(results: Results, verdicts: Iterable[Verdict]) -> None:
@@ -611,34 +616,49 @@ def note_results(results: Results, verdicts: Iterable[Verdict]) -> None:
             results.note(outcome.index, result_content(outcome.result))
 
 
-def unresolved_in(unit: Unit, results: Results) -> dict[int, Outcome]:
-    """Return the outcomes of a unit if a path of it cannot be made from the results of operations outside of it."""
-    own = {operation.index for operation in unit}
+def unresolved_in(unit: Unit, results: Results, later: AbstractSet[int] = NONE) -> dict[int, Outcome]:
+    """Return the outcomes of a unit if a path of it cannot be made, whatever the results of those in `later` will be.
+
+    A path may refer to a member of its own group. That is made while the group runs.
+    """
+    own = later | {operation.index for operation in unit}
     for operation in unit:
         try:
             results.resolve(operation, own)
         except Unresolved as error:
-            failure = unresolved(operation, error)
-            others = {one.index: as_outcome(undo(one, operation.id, failure, 1)) for one in unit}
-            return {**others, operation.index: failure}
+            return _pathless(unit, operation, str(error))
     return {}
 
 
+def _pathless(unit: Unit, culprit: Operation, why: str) -> dict[int, Outcome]:
+    failure = failed(culprit, 424, UNRESOLVED, why, rejected=True)
+    others = {one.index: as_outcome(undo(one, culprit.id, failure, 1)) for one in unit}
+    return {**others, culprit.index: failure}
+
+
 def _unresolved(chunk: Chunk, verdicts: Mapping[int, Verdict], states: Mapping[int, bool]) -> dict[int, Outcome]:
-    """Return the outcomes of operations whose path cannot be made from what is known now.
+    """Return the outcomes of operations whose path cannot be made.
 
     One that cannot run anyway, because an operation that it depends on has failed, is left out.
     """
-    results = results_for(chunk.operations, chunk.results)
+    results, pathless = Results(chunk.operations), dict(chunk.pathless)
+    if not (results or pathless):
+        return {}
     note_results(results, verdicts.values())
+    later = results.unknown
     lost = {index for index, has_succeeded in states.items() if not has_succeeded} | dict(chunk.unmet).keys()
     outcomes: dict[int, Outcome] = {}
-    for unit in units(chunk.operations) if results else ():
+    for unit in units(chunk.operations):
         if unit[0].index in verdicts:
             continue
         if not lost.isdisjoint(needs(unit)):
             lost.update(operation.index for operation in unit)
-        elif results.has_all_of(unit):
-            outcomes |= unresolved_in(unit, results)
-            lost.update(outcomes)
+            continue
+        culprit = next((operation for operation in unit if operation.index in pathless), None)
+        outcomes |= (
+            unresolved_in(unit, results, later)
+            if culprit is None
+            else _pathless(unit, culprit, pathless[culprit.index])
+        )
+        lost.update(outcomes)
     return outcomes

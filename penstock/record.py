@@ -55,6 +55,15 @@ class OutcomeColumns:
     recorded_at: float | None
     memory_bytes: int
 
+    def result_at(self, position: int) -> bytes | None:
+        """Return a result as JSON, or None if it is in the bucket."""
+        if position in self.stored:
+            return None
+        if self.members is None:
+            return bytes(self.results[0][position])
+        pairs = zip(self.members, self.results, strict=True)
+        return b"{%b}" % b",".join(b"%b:%b" % (name, column[position]) for name, column in pairs)
+
 
 @dataclass(frozen=True, slots=True)
 class FailedOperation:

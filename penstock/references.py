@@ -5,7 +5,7 @@
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -17,9 +17,10 @@ from penstock.chunk import Operation, Reference, UrlRule, references_of, with_pa
 MOST_READ_BYTES = 256 * 1024  # of a result. It is parsed on the event loop, and one with a key is much smaller
 MOST_VALUE_BYTES = 512  # that a value takes in a path. A message has room for it before the value is known
 _SAFE = "/%:@!$&'()*+,;=~"  # in a path that is percent-encoded already
-_NONE: AbstractSet[int] = frozenset()
+NONE: AbstractSet[int] = frozenset()
 _NUMBER = re.compile(r"0|[1-9][0-9]*")
-_MISSING = object()
+MISSING, TOO_LARGE = object(), object()
+Place = tuple[tuple[str, ...], UrlRule | None]  # of a value in a result
 
 
 class Unresolved(Exception):
@@ -27,40 +28,38 @@ class Unresolved(Exception):
 
 
 class Results:
-    """The results that paths of some operations refer to, as JSON. Each is parsed once, however many paths need it."""
+    """The values that paths of some operations need from the results of others.
 
-    def __init__(self, operations: Iterable[Operation], known: Iterable[tuple[int, bytes | None]] = ()) -> None:
-        self._sources = {reference.source for operation in operations for reference in references_of(operation)}
-        self._contents = dict(known)
-        self._found: dict[tuple[int, tuple[str, ...], UrlRule | None], str | Unresolved] = {}
+    A result is parsed once, when it is noted, however many paths refer to it. Only the values are kept.
+    """
+
+    def __init__(self, operations: Iterable[Operation]) -> None:
+        self._wanted: dict[int, set[Place]] = {}
+        for operation in operations:
+            for reference in references_of(operation):
+                self._wanted.setdefault(reference.source, set()).add((reference.members, reference.url))
+        self._found: dict[int, dict[Place, str | Unresolved]] = {}
 
     def __bool__(self) -> bool:
-        return bool(self._sources)
+        return bool(self._wanted)
 
     def are_wanted(self, index: int) -> bool:
-        return index in self._sources
+        return index in self._wanted
+
+    @property
+    def unknown(self) -> AbstractSet[int]:
+        """Return the operations that paths refer to, and whose results were not noted."""
+        return self._wanted.keys() - self._found.keys()
 
     def note(self, index: int, content: bytes | None) -> None:
-        """Note the result of an operation that has succeeded. It is None if it is too large to be read."""
-        self._contents[index] = content
+        """Note the result of an operation that has succeeded, as JSON. It is None if it is too large to be read."""
+        is_too_large = content is None or len(content) > MOST_READ_BYTES
+        result = TOO_LARGE if is_too_large else from_json(content or b"null")
+        self._found[index] = {place: _read(result, *place) for place in self._wanted.get(index, ())}
 
-    def has_all_of(self, operations: Sequence[Operation]) -> bool:
-        """Return True if all results are known that operations refer to, without those of their own."""
-        own = {operation.index for operation in operations}
-        sources = {reference.source for operation in operations for reference in references_of(operation)}
-        return sources <= own | self._contents.keys()
-
-    def fill(self, operation: Operation) -> Operation:
-        """Return the operation with the values that are known in its path."""
-        try:
-            return self.resolve(operation, self._sources - self._contents.keys())
-        except Unresolved:
-            return operation
-
-    def resolve(self, operation: Operation, later: AbstractSet[int] = _NONE) -> Operation:
+    def resolve(self, operation: Operation, later: AbstractSet[int] = NONE) -> Operation:
         """Return the operation with its path, without the values of operations in `later`. Raise Unresolved."""
-        if not (references := references_of(operation)):
-            return operation
+        references = references_of(operation)
         path = operation.path
         for reference in sorted(references, key=lambda one: path.find(one.place), reverse=True):
             before, place, rest = operation.path.partition(reference.place)
@@ -72,40 +71,40 @@ class Results:
 
     def _find(self, reference: Reference) -> str:
         """Return the value for a path, or what replaces its beginning: that starts with a slash."""
-        key = reference.source, reference.members, reference.url
-        if key not in self._found:
-            try:
-                self._found[key] = self._read(reference)
-            except Unresolved as error:
-                self._found[key] = error
-        found = self._found[key]
+        if reference.source not in self._found:
+            raise Unresolved(f"The path has {reference.place}, but the operation that it refers to has not succeeded.")
+        found = self._found[reference.source][reference.members, reference.url]
         if isinstance(found, Unresolved):
             raise Unresolved(f"The path has {reference.place}, but {found}")
         return found
 
-    def _read(self, reference: Reference) -> str:
-        if reference.source not in self._contents:
-            raise Unresolved("the operation that it refers to has not succeeded.")
-        content = self._contents[reference.source]
-        if content is None or len(content) > MOST_READ_BYTES:
-            raise Unresolved("the result of that operation is too large to be read.")
-        result = from_json(content)
-        rule = reference.url
-        if rule is not None and isinstance(result, dict):
-            for name in rule.members:
-                if isinstance(url := result.get(name), str):
-                    return _path_of(name, url, rule)
-        for member in reference.members:
-            if (value := _value_at(result, member)) is not _MISSING:
-                return _segment_of(member, value)
-        names = [*(rule.members if rule else ()), *reference.members]
-        raise Unresolved(f"the result of that operation has no {' or '.join(names)}.")
+
+def _read(result: Any, members: tuple[str, ...], rule: UrlRule | None) -> str | Unresolved:
+    """Return what a result has for a path, or why it has nothing."""
+    try:
+        return _value_of(result, members, rule)
+    except Unresolved as error:
+        return error
+
+
+def _value_of(result: Any, members: tuple[str, ...], rule: UrlRule | None) -> str:
+    if result is TOO_LARGE:
+        raise Unresolved("the result of that operation is too large to be read.")
+    if rule is not None and isinstance(result, dict):
+        for name in rule.members:
+            if isinstance(url := result.get(name), str):
+                return _path_of(name, url, rule)
+    for member in members:
+        if (value := _value_at(result, member)) is not MISSING:
+            return _segment_of(member, value)
+    names = [*(rule.members if rule else ()), *members]
+    raise Unresolved(f"the result of that operation has no {' or '.join(names)}.")
 
 
 def _value_at(result: Any, member: str) -> Any:
-    """Return a member of a result by its name, or by a JSON pointer. Return _MISSING if there is none."""
+    """Return a member of a result by its name, or by a JSON pointer. Return MISSING if there is none."""
     if not member.startswith("/"):
-        return result.get(member, _MISSING) if isinstance(result, dict) else _MISSING
+        return result.get(member, MISSING) if isinstance(result, dict) else MISSING
     for token in member.split("/")[1:]:
         name = token.replace("~1", "/").replace("~0", "~")
         if isinstance(result, dict) and name in result:
@@ -113,7 +112,7 @@ def _value_at(result: Any, member: str) -> Any:
         elif isinstance(result, list) and _NUMBER.fullmatch(name) and int(name) < len(result):
             result = result[int(name)]
         else:
-            return _MISSING
+            return MISSING
     return result
 
 

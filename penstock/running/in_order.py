@@ -1,12 +1,13 @@
 """Runs the operations of a chunk in the order that their links ask for."""
 
+import asyncio
 from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 from penstock.chunk import Chunk, Operation
 from penstock.dependencies import Progress, Unit, components, is_group
-from penstock.outcome import Verdict, note_results, results_for, states_of, unresolved_in
+from penstock.outcome import Verdict, has_long_result, note_results, states_of, unresolved_in
 from penstock.references import Results
 from penstock.running.joining import gather, join
 
@@ -47,14 +48,11 @@ async def run_in_order(
     async def take_turns() -> None:
         while waiting:
             component = waiting.popleft()
-            made = await run_component(component, attempts.__getitem__, run_ready, ended, chunk.results)
+            made = await run_component(component, attempts.__getitem__, run_ready, ended)
             verdicts.update(made)
 
     async def run_single() -> None:
-        alone = [operation for part in single for operation in part]
-        ready, failures = resolve_units(single, results_for(alone, chunk.results))
-        ended(len(failures))
-        verdicts.update(failures | await run_ready(ready))
+        verdicts.update(await run_ready(single))
 
     turns = [take_turns() for _ in range(min(most_at_once, len(waiting)))]
     await gather([run_single(), *turns] if single else turns)
@@ -66,23 +64,24 @@ async def run_component(
     attempt_of: Callable[[int], int],
     run_ready: Callable[[Sequence[Unit]], Awaitable[dict[int, Verdict]]],
     gave_up: Callable[[int], None] = lambda _count: None,
-    known: Iterable[tuple[int, Any]] = (),
 ) -> dict[int, Verdict]:
     """Run connected operations, as many as possible at the same time.
 
     `run_ready` runs those that need not wait for each other. `gave_up` gets the number of those that did not start,
-    because what they depend on has not succeeded, or because their path could not be made. `known` has the results
-    of operations outside, by index.
+    because what they depend on has not succeeded, or because their path could not be made.
     """
     verdicts: dict[int, Verdict] = {}
     progress = Progress(component)
-    results = results_for(component, known)
+    results = Results(component)
     while taken := progress.take_ready():
-        ready, failures = resolve_units(taken, results)
+        ready, failures = _resolve(taken, results)
         gave_up(len(failures))
         made = await run_ready(ready) if ready else {}
         verdicts |= made | failures
-        note_results(results, made.values())
+        for verdict in made.values() if results else ():
+            note_results(results, [verdict])
+            if has_long_result(verdict):
+                await asyncio.sleep(0)  # parsing it has taken a moment
         for index, has_succeeded in states_of(made, attempt_of).items():
             if has_succeeded:
                 progress.note_success(index)
@@ -90,7 +89,7 @@ async def run_component(
     return verdicts
 
 
-def resolve_units(units: Sequence[Unit], results: Results) -> tuple[Sequence[Unit], dict[int, Verdict]]:
+def _resolve(units: Sequence[Unit], results: Results) -> tuple[Sequence[Unit], dict[int, Verdict]]:
     """Return the units with their paths, and the failures of those whose paths cannot be made.
 
     A path that refers to a member of its own group stays open. The group makes it when that member has run.

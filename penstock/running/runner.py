@@ -24,7 +24,6 @@ from penstock.outcome import (
     failed,
     is_final,
     note_results,
-    results_for,
     unresolved,
 )
 from penstock.priority import DEFAULT_WEIGHTS, Priority
@@ -36,7 +35,7 @@ from penstock.running.bulk import CallFailed, Lot, neighbours, one_by_one, toget
 from penstock.running.chunk_run import ChunkRun, Performer
 from penstock.running.cpu_pool import CpuPool, Job, count_cores
 from penstock.running.direct import DirectCalls, Verdicts
-from penstock.running.in_order import resolve_units, run_in_order
+from penstock.running.in_order import run_in_order
 from penstock.running.joining import gather, join
 from penstock.running.left_behind import LeftTasks, Worker, end_soon
 from penstock.running.limit_gate import LimitGate
@@ -163,9 +162,7 @@ class Runner:
         if has_slot:
             gates = self._gates_passed(self._limit_of(chunk.operations[0]), source)
             number = chunk.attempts()[chunk.operations[0].index] if chunk.behind else chunk.attempt
-            ready, failures = resolve_units(units(chunk.operations), results_for(chunk.operations, chunk.results))
-            ended(len(failures))
-            return failures | (await new_run(None, gates, number).carry_out(ready) if ready else {})
+            return await new_run(None, gates, number).carry_out(units(chunk.operations))
 
         async def carry_out(run: ChunkRun, place: Place, lots: list[Lot]) -> dict[int, Verdict]:
             def move(priority: Priority) -> None:
@@ -512,7 +509,7 @@ class Runner:
                 return group.stop_at(*unable)
             policy = self._operations.match(lot[0].method, lot[0].path).policy
             assert self._operations.transaction is not None
-            known = results_for(lot)
+            known = Results(lot)
             verdicts = await group.perform(
                 self._operations.transaction,
                 perform_one,
@@ -595,6 +592,8 @@ class Runner:
         group: AtomicGroup | None = None,
     ) -> dict[int, Verdict]:
         worker = worker or Worker.current()
+        if any(map(references_of, lot)):
+            return self._count_invalid(_refuse_open(lot))
         try:
             route = route or self._operations.match(lot[0].method, lot[0].path)
         except InvalidOperation as error:
@@ -821,6 +820,13 @@ async def _held(room: Room, source: Source) -> AsyncIterator[None]:
         yield
     finally:
         room.release(source.priority, source.tenant)
+
+
+def _refuse_open(lot: Lot) -> dict[int, Verdict]:
+    """Return the verdict on an operation whose path is still open. No handler ever gets a placeholder as a value."""
+    if len(lot) > 1:
+        raise CallFailed
+    return {lot[0].index: unresolved(lot[0], Unresolved("The path has a placeholder whose value is not known."))}
 
 
 def _log_fields() -> dict[str, Any]:

@@ -194,10 +194,15 @@ def record_no_paths(patching: Patching) -> None:
     patching.setattr(store, "encode_record", mutant)
 
 
-def halve_without_results(patching: Patching) -> None:
+def halve_without_paths(patching: Patching) -> None:
     """Forget the results of operations in other chunks when a chunk is halved."""
     halve = outcome.record_halves
-    patching.setattr(processor, "record_halves", lambda chunk: halve(replace(chunk, results=())))
+
+    def mutant(chunk: Chunk) -> ChunkRecord:
+        made = halve(chunk)
+        return replace(made, follow_ups=tuple(replace(one, paths=()) for one in made.follow_ups))
+
+    patching.setattr(processor, "record_halves", mutant)
 
 
 def forget_results_of_other_chunks(patching: Patching) -> None:
@@ -205,18 +210,23 @@ def forget_results_of_other_chunks(patching: Patching) -> None:
     check = Needed.check
 
     async def mutant(self: Needed, batch: Batch, chunk: Chunk) -> Chunk:
-        return replace(await check(self, batch, chunk), results=())
+        made = await check(self, batch, chunk)
+        return replace(made, operations=chunk.operations, paths=())
 
     patching.setattr(Needed, "check", mutant)
 
 
+def run_what_has_no_path(patching: Patching) -> None:
+    """Do not fail operations whose paths cannot be made."""
+    patching.setattr(outcome, "_unresolved", lambda *_arguments: {})
+
+
 def take_any_result(patching: Patching) -> None:
-    """Make paths from the result of the first operation, whatever they refer to."""
-    resolve = Results.resolve
+    """Make paths from the last result that was noted, whatever they refer to."""
+    note = Results.note
 
-    def mutant(self: Results, operation: Operation, *later: Any) -> Operation:
-        for content in list(self._contents.values())[:1]:
-            self._contents = dict.fromkeys(self._contents, content)
-        return resolve(self, operation, *later)
+    def mutant(self: Results, index: int, content: bytes | None) -> None:
+        for other in {index, *self._found}:
+            note(self, other, content)
 
-    patching.setattr(Results, "resolve", mutant)
+    patching.setattr(Results, "note", mutant)

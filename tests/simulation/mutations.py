@@ -770,7 +770,7 @@ MUTATIONS_AT_CALLS = {
             "references to what has succeeded since, whose consumer dies",
             0,
             Hit.FAIL_BEFORE,
-            links.halve_without_results,
+            links.halve_without_paths,
         ),
     ]
 }

@@ -1,10 +1,11 @@
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
 
 from penstock import references as module
 from penstock.chunk import Links, Operation, Reference, UrlRule
-from penstock.outcome import StoredResult, compact, result_content, results_for
+from penstock.outcome import StoredResult, compact, result_content
 from penstock.references import MOST_READ_BYTES, MOST_VALUE_BYTES, Results, Unresolved
 
 RULE = UrlRule(("@odata.id", "@id"), ("h",), ("/bulk",))
@@ -13,6 +14,13 @@ RULE = UrlRule(("@odata.id", "@id"), ("h",), ("/bulk",))
 def refer(path: str, *references: Reference, index: int = 9) -> Operation:
     links = Links(tuple(reference.source for reference in references), None, references)
     return Operation(index, str(index), "POST", path, links=links)
+
+
+def results_for(operations: Sequence[Operation], known: Iterable[tuple[int, Any]] = ()) -> Results:
+    results = Results(operations)
+    for index, result in known:
+        results.note(index, result_content(result))
+    return results
 
 
 def resolve(result: Any, *members: str, rule: UrlRule | None = None, path: str = "/users/{a}/orders?x=1") -> str:
@@ -85,10 +93,10 @@ def test_result_without_a_value_leads_nowhere(result: Any, why: str) -> None:
 
 def test_each_placeholder_gets_its_value_when_it_is_known() -> None:
     operation = refer("/a/{x}/b/{y}/c", Reference(0, "x", ("id",)), Reference(1, "y", ("id",)))
-    half = results_for([operation], [(1, {"id": 2})]).fill(operation)
+    half = results_for([operation], [(1, {"id": 2})]).resolve(operation, {0})
     links = Links((0, 1), None, (Reference(0, "x", ("id",)),))
     assert half == Operation(9, "9", "POST", "/a/{x}/b/2/c", links=links)
-    assert results_for([half], [(0, {"id": 1})]).fill(half).path == "/a/1/b/2/c"
+    assert results_for([half], [(0, {"id": 1})]).resolve(half).path == "/a/1/b/2/c"
 
 
 def test_url_replaces_the_places_before_it() -> None:
@@ -109,8 +117,7 @@ def test_value_is_not_a_placeholder_itself() -> None:
 def test_operation_that_did_not_succeed_has_no_value() -> None:
     operation = refer("/a/{x}", Reference(0, "x", ("id",)))
     results = results_for([operation])
-    assert results.fill(operation) is operation
-    assert not results.has_all_of([operation])
+    assert results.resolve(operation, results.unknown) is operation
     with pytest.raises(Unresolved, match="has not succeeded"):
         results.resolve(operation)
 
@@ -120,13 +127,14 @@ def test_result_is_parsed_once_for_all_that_refer_to_it(monkeypatch: pytest.Monk
 
     def from_json(content: bytes) -> Any:
         parsed.append(content)
-        return {"id": 7}
+        return {"id": 7, "a": 8}
 
     monkeypatch.setattr(module, "from_json", from_json)
-    operations = [refer("/a/{x}", Reference(0, "x", ("id",)), index=index) for index in (1, 2, 3)]
+    members = [("id",), ("id", "a"), ("a",)]
+    operations = [refer("/a/{x}", Reference(0, "x", one), index=index) for index, one in enumerate(members, start=1)]
     results = Results(operations)
     results.note(0, result_content({"id": 7}))
-    assert [results.resolve(one).path for one in operations] == ["/a/7"] * 3
+    assert [results.resolve(one).path for one in operations] == ["/a/7", "/a/7", "/a/8"]
     assert len(parsed) == 1
 
 

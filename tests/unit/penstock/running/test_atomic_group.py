@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace as with_changes
 
 from penstock import Operations, Reject, Retry
-from penstock.chunk import Links, Operation
+from penstock.chunk import Chunk, Links, Operation, Reference
 from penstock.metrics.meter import Meter
 from penstock.outcome import Outcome, Verdict, as_outcome, failed, succeeded
 from penstock.running.atomic_group import AtomicGroup
@@ -17,6 +17,7 @@ from penstock.running.attempt import OpenTransaction
 from penstock.running.left_behind import Worker
 from penstock.running.runner import Runner
 from penstock.running.source import Source
+from penstock.running.stop import Stop
 
 LOT = tuple(Operation(index, f"o{index}", "POST", f"/{index}", links=Links((), 4)) for index in (4, 5, 6))
 
@@ -125,3 +126,19 @@ async def test_members_are_counted_as_what_became_of_their_group(last: str, coun
     assert len(verdicts) == 3
     [figures] = meter.take().handlers.values()
     assert [figures.succeeded, figures.failed, figures.retried] == counts
+
+
+@pytest.mark.parametrize("has_slot", [False, True])
+async def test_no_handler_gets_a_placeholder(has_slot: bool) -> None:
+    operations, called = Operations[Any](), list[str]()
+
+    @operations.delete("/customers/{customer}")
+    async def delete(customer: str) -> None:
+        called.append(customer)
+
+    links = Links((0,), None, (Reference(0, "x", ("id",)),))
+    chunk = Chunk("01J", "0", 1, (Operation(1, "1", "DELETE", "/customers/{x}", links=links),))
+    runner = Runner(operations, 1)
+    verdicts = await runner.run_chunk(chunk, Source("01J", "01J"), Stop(), lambda _: None, has_slot=has_slot)
+    await runner.close()
+    assert (as_outcome(verdicts[1]).status, called) == (424, [])

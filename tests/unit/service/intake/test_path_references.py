@@ -284,3 +284,31 @@ async def test_failure_that_runs_alone_finds_the_result_that_its_path_needs(is_s
         assert await retry("o") == [201, 201, 201]
     created = len(app.ran) - 1
     assert app.written[-1] == f"order of {created}"
+
+
+@pytest.mark.parametrize("is_suspect", [False, True])
+async def test_path_that_cannot_be_made_is_not_run_by_a_retry_either(is_suspect: bool) -> None:
+    app = App()
+    async with TestBulk(app.operations) as bulk:
+        answer = await post(bulk, customer(body={"result": {"name": "x"}}), order(), order("p", "o"))
+        batch_id = answer.body["batchId"]
+        if is_suspect:
+            await bulk._parts.store.suspect_batch(batch_id)
+        for ids in (["o"], ["p"]):
+            await bulk.request("POST", f"/batch/{batch_id}/retry", {"ids": ids})
+            await bulk.run_until_idle()
+        lines = (await bulk.request("GET", f"/batch/{batch_id}/results")).lines
+    assert [line["status"] for line in lines] == [201, 424, 424]
+    assert lines[1]["error"]["detail"] == "The path has {c}, but the result of that operation has no id."
+    assert app.ran == ["customer"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_operation_fails_as_soon_as_one_value_is_missing(way: str) -> None:
+    app = App()
+    async with TestBulk(app.operations) as bulk:
+        look = {**LOOK, "references": refer("c", "o")}
+        later = customer("o", body={"retries": 1})
+        answer = await post(bulk, customer(body={"result": {}}), later, look, way=way)
+    assert answer.statuses == [201, 201, 424]
+    assert (answer.outcomes[2].error or {})["detail"] == "The path has {c}, but the result of that operation has no id."
