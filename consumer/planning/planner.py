@@ -185,7 +185,7 @@ class Planner:
         except _Lost:
             get_log().info(Event.PLANNING_STOPPED, batch_id=batch_id)
         except UploadReplaced as error:
-            await self._fail(work, Errors(1, flaws=[(ENVELOPE, Flaw("", str(error)))]), str(error))
+            await self._fail_replaced(work, str(error))
         await self._give_back_if_ended(work)
         return Left.DONE
 
@@ -330,6 +330,17 @@ class Planner:
         batch = await self._store.read_batch(work.batch.id)
         if batch is not None:
             await self._give_back(batch, work.planning)
+
+    async def _fail_replaced(self, work: _Work, reason: str) -> None:
+        """End a batch whose file cannot be read any more. If its errors are in the table already, these are the reason.
+
+        A front end that knows the errors of a file writes them with a wrong ETag, and may die before it ends the batch.
+        """
+        known = await self._store.read_errors(work.batch.id)
+        if known is not None:
+            await self._fail(work, known)
+        else:
+            await self._fail(work, Errors(1, flaws=[(ENVELOPE, Flaw("", reason))]), reason)
 
     async def _fail(self, work: _Work, errors: Errors, reason: str | None = None) -> None:
         if errors.count:

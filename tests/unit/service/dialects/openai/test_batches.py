@@ -341,8 +341,13 @@ async def test_many_lines_make_a_file_large(plant: Plant, monkeypatch: pytest.Mo
 # --- Invalid input
 
 
-@pytest.mark.parametrize("call", ["store.write_errors", "store.end_planning"])
-async def test_invalid_input_never_runs_although_its_front_end_died(aiohttp_client: AiohttpClient, call: str) -> None:
+@pytest.mark.parametrize(
+    ("call", "reason"),
+    [("store.write_errors", "The uploaded file was replaced"), ("store.end_planning", "The file has 1 error;")],
+)
+async def test_invalid_input_never_runs_although_its_front_end_died(
+    aiohttp_client: AiohttpClient, call: str, reason: str
+) -> None:
     outage = Outage(call)
     plant = await build_plant(aiohttp_client, operations, watch=outage)
     batch_id = await created(plant, line("a"), endpoint="/v1/moderations")
@@ -352,6 +357,8 @@ async def test_invalid_input_never_runs_although_its_front_end_died(aiohttp_clie
     await plant.work_off()
     batch = await plant.batch(batch_id)
     assert (batch.state, batch.total) == (BatchState.FAILED, 0)
+    assert batch.reason is not None
+    assert batch.reason.startswith(reason)
 
 
 async def test_batch_that_failed_at_once_is_one_for_the_rest_of_penstock(plant: Plant) -> None:
