@@ -98,7 +98,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 def _is_whole(config: pytest.Config, exitstatus: int) -> bool:
     """Return True if everything that `make test` runs has run, and passed. It uses every grant of the roles."""
     option = config.option
-    is_cut_short = option.keyword or option.lf or option.collectonly or option.markexpr not in {"", "not full"}
+    is_last_failed = getattr(option, "lf", False)  # pytest has no such option with -p no:cacheprovider
+    is_cut_short = option.keyword or is_last_failed or option.collectonly or option.markexpr not in {"", "not full"}
     all_of_it = config.args_source is pytest.Config.ArgsSource.TESTPATHS
     return all_of_it and exitstatus == pytest.ExitCode.OK and not is_cut_short
 
