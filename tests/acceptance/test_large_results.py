@@ -11,9 +11,11 @@ from penstock.client import AsyncClient
 from tests.acceptance.conftest import Install
 from tests.acceptance.installation import on_any_aws
 from tests.support.api import Operation, Outcome
+from tests.support.waiting import eventually
 
 MB = 1_000_000
 SIZES = [2 * MB, 10, 2 * MB, 6 * MB]
+WAIT: Operation = {"method": "POST", "path": "/waits"}
 
 
 def copy(size: int) -> Operation:
@@ -27,7 +29,7 @@ def told(outcome: Outcome) -> tuple[int, int]:
 @pytest.mark.story("roles")
 @on_any_aws
 async def test_large_results_are_read_and_exported(install: Install, tmp_path: Path) -> None:
-    penstock = await install(LEAVE_SECONDS="0", BUCKET="results-of-a-test", SYNC_SECONDS="0.5")
+    penstock = await install(LEAVE_SECONDS="0", BUCKET="results-of-a-test", SYNC_SECONDS="1")
     await asyncio.gather(penstock.serve(), penstock.consume())
     async with AsyncClient(penstock.api.url) as client:
         batch = await client.submit(map(copy, SIZES))
@@ -48,7 +50,9 @@ async def test_large_results_are_read_and_exported(install: Install, tmp_path: P
     assert outcomes[3]["error"]["detail"] in rows[4]
     assert gzip.decompress(file.read_bytes()) == content
 
-    slow = {"method": "POST", "path": "/pauses", "body": {"seconds": 1}}
-    answer = await penstock.api.post([copy(MB), slow])
+    answer = await penstock.api.post([copy(MB), WAIT])
     assert answer.status == 202  # the front end has stored the first result, and has handed the rest over
-    assert [told(one) for one in await penstock.api.results(answer.body["batchId"])] == [(200, MB)]
+    [first] = await eventually(lambda: penstock.api.results(answer.body["batchId"]))
+    assert told(first) == (200, MB)
+    penstock.journal.open_gate()
+    assert (await penstock.api.ended(answer.body["batchId"])).succeeded == 2
