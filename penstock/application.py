@@ -101,15 +101,21 @@ class _ApplicationFinder(MetaPathFinder):
 def _operations_in(module: ModuleType, attribute: str, name: str) -> Operations[Any]:
     operations = getattr(module, attribute, None)
     if not isinstance(operations, Operations):
-        kind = "nothing" if operations is None else f"a {type(operations).__name__}"
-        raise Misconfigured(
-            f"The application {name!r} is invalid: {attribute!r} of {module.__name__!r} is {kind}. "
-            "Name an Operations()."
-            f"{_found_elsewhere(module.__name__)}"
-        )
+        if operations is None:
+            trouble = f"{module.__name__!r} has no {attribute!r}"
+        else:
+            trouble = f"{attribute!r} of {module.__name__!r} is of type {type(operations).__name__}"
+        advice = f"{_advice_for(module)}{_found_elsewhere(module.__name__)}"
+        raise Misconfigured(f"The application {name!r} is invalid: {trouble}. {advice}")
     if not operations.routes:
         raise Misconfigured(f"The application {name!r} has no handler. Register one.")
     return operations
+
+
+def _advice_for(module: ModuleType) -> str:
+    """Return a sentence that names the applications of a module."""
+    names = [f"{module.__name__}:{name}" for name, value in vars(module).items() if isinstance(value, Operations)]
+    return f"Use {' or '.join(names)}." if names else "Name an Operations()."
 
 
 def _check_is_not_pythons(module_name: str) -> None:

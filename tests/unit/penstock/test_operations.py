@@ -1,6 +1,7 @@
 """The registry: which handler an operation finds, and which applications are refused."""
 
 import math
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -286,16 +287,18 @@ def test_type_that_only_the_type_checker_sees_is_told(folder: Path) -> None:
         ("shop.nowhere:operations", "There is no module 'shop.nowhere'"),
         ("shop py:operations", "There is no module 'shop py'"),
         ("shop.py:operations", "There is no module 'shop.py'"),
-        ("shop:nothing", "'nothing' of 'shop' is nothing"),
-        ("shop:a:b", "'a:b' of 'shop' is nothing"),
-        ("shop:number", "'number' of 'shop' is a int"),
-        ("shop:Operations", "'Operations' of 'shop' is a type"),
+        ("shop:nothing", "'shop' has no 'nothing'. Use shop:operations."),
+        ("shop:a:b", "'shop' has no 'a:b'"),
+        ("shop:number", "'number' of 'shop' is of type int. Use shop:operations."),
+        ("shop:Operations", "'Operations' of 'shop' is of type type"),
+        ("bare:operations", "'bare' has no 'operations'. Name an Operations()."),
         ("shop:operations", "The application 'shop:operations' has no handler. Register one"),
     ],
 )
 def test_name_that_leads_to_no_application_is_refused(folder: Path, name: str, why: str) -> None:
     write(folder, "shop", "from penstock import Operations\noperations = Operations()\nnumber = 5\n")
-    with pytest.raises(Misconfigured, match=why):
+    write(folder, "bare", "number = 5\n")
+    with pytest.raises(Misconfigured, match=re.escape(why)):
         load_application(name)
 
 
