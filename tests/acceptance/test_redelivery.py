@@ -122,7 +122,8 @@ async def test_handlers_longer_than_the_lease_run_once(install: Install) -> None
 
 @pytest.mark.story("poison hurts no neighbour")
 async def test_poison_operation_fails_and_hurts_no_neighbour(install: Install) -> None:
-    penstock = await install(VISIBILITY_SECONDS=SHORT_LEASE, SYNC_MAX_OPERATIONS="0", CHUNK_OPERATIONS="8")
+    """The chunk is divided twice. Each time costs a lease and the start of a consumer."""
+    penstock = await install(VISIBILITY_SECONDS=SHORT_LEASE, SYNC_MAX_OPERATIONS="0", CHUNK_OPERATIONS="4")
     await penstock.serve()
     operations = lingers(16, 0.01)
     operations[5] = POISON
