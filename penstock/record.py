@@ -72,7 +72,8 @@ class FailedOperation:
     `after` are the indexes of the operations that it depends on. `references` is what its path refers to.
 
     `group` is the id of the first operation of its atomic group. `failed_needs` has the ids of those in `after` that
-    have failed, too, by their indexes. A record does not know them all.
+    have failed, too, by their indexes. `sources` has the ids of those that its path refers to. A record does not know
+    them all.
     """
 
     index: int
@@ -87,6 +88,7 @@ class FailedOperation:
     references: Sequence[Reference] = ()
     group: str | None = None
     failed_needs: Mapping[int, str] = field(default_factory=dict)
+    sources: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def memory_bytes(self) -> int:
@@ -123,6 +125,7 @@ class _Failures(msgspec.Struct):
 
     outcomes: int
     index: int | list[int]
+    id: list[str] | None
     state: list[str] | dict[str, str | None]
     status: list[Raw] | dict[str, Raw]
     error: list[Raw] | dict[str, Raw]
@@ -216,8 +219,8 @@ def decode_columns(encoded: bytes, *, with_results: bool = True) -> OutcomeColum
         return _to_columns(to_json(from_json(content), inf_nan_mode="null"), with_results)
 
 
-def decode_failures(encoded: bytes) -> tuple[Sequence[int], list[FailedOperation]]:
-    """Return the indexes of all outcomes of a record, and its failed operations."""
+def decode_failures(encoded: bytes) -> tuple[Mapping[int, str], list[FailedOperation]]:
+    """Return the ids of all operations with an outcome in a record, by index, and its failed operations."""
     content = zstd.decompress(encoded)
     try:
         failures = _failures_decoder.decode(content)
@@ -233,8 +236,8 @@ def decode_failures(encoded: bytes) -> tuple[Sequence[int], list[FailedOperation
         for index, (state, status, error) in zip(indexes, outcomes, strict=True)
         if state == OutcomeState.FAILED
     }
-    ids = {one.index: one.id for one in failures.failed_operations}
-    return indexes, [
+    ids = dict(zip(indexes, map(str, indexes) if failures.id is None else failures.id, strict=True))
+    return ids, [
         FailedOperation(
             one.index,
             one.id,

@@ -72,37 +72,41 @@ async def read_failures(store: Store, progress: Progress, turns: Turns) -> Async
     try:
         for number, counter in progress.groups.items():
             if counter.counts.failed:
-                async for failures in _families(store, progress, number, turns):
+                async for failures, ids in _families(store, progress, number, turns):
                     for index in sorted(failures):
                         one = failures[index]
                         failed_needs = {need: failures[need].id for need in one.after if need in failures}
-                        yield replace(one, failed_needs=failed_needs)
+                        referred = {reference.source for reference in one.references}
+                        sources = {index: ids[index] for index in referred if index in ids}
+                        yield replace(one, failed_needs=failed_needs, sources=sources)
     except LostItem:
         raise UnknownBatch(progress.batch.id) from None
 
 
 async def _families(
     store: Store, progress: Progress, number: int, turns: Turns
-) -> AsyncIterator[dict[int, FailedOperation]]:
-    """Yield the failures of each planned chunk with its follow-ups, by the index of the operation."""
+) -> AsyncIterator[tuple[dict[int, FailedOperation], dict[int, str]]]:
+    """Yield the failures of each planned chunk with its follow-ups, and the ids of all that has ended, by index."""
     done = (await store.read_group(progress.batch.id, number)).done
     family: dict[int, FailedOperation] = {}
+    ids: dict[int, str] = {}
     chunk, in_turn = None, 0
     async for record in store.read_records(progress.batch, number, 0):
         if record.chunk_id not in done:
             continue  # it may become void
         if planned_number(record.chunk_id) != chunk:
-            yield family
-            family, chunk = {}, planned_number(record.chunk_id)
-        indexes, failed = decode_failures(record.content)
-        for index in indexes:
+            yield family, ids
+            family, ids, chunk = {}, {}, planned_number(record.chunk_id)
+        ended, failed = decode_failures(record.content)
+        ids |= ended
+        for index in ended:
             family.pop(index, None)  # this record has a later outcome
         family.update((one.index, one) for one in failed)
         in_turn += len(record.content)
         if in_turn >= TURN_BYTES:
             in_turn = 0
             await turns.next()
-    yield family
+    yield family, ids
 
 
 async def _in_parts(failures: AsyncIterator[FailedOperation]) -> AsyncIterator[tuple[list[FailedOperation], int]]:
@@ -180,10 +184,9 @@ def _json_row(one: FailedOperation, layout: Layout | None) -> dict[str, Any]:
             given["group"] = one.group
         if sources:
             given["references"] = {
-                reference.name: {
-                    "operation": one.failed_needs.get(reference.source, str(reference.source)),
-                    "member": list(reference.members),
-                }
+                # One that has succeeded is not in the file. Its own id is that of no other operation of the file.
+                # None if it has not ended: intake refuses that.
+                reference.name: {"operation": one.sources.get(reference.source), "member": list(reference.members)}
                 for reference in one.references
             }
         # The record has null for no body, too. A handler may need a body, even if that is null.

@@ -213,6 +213,21 @@ async def test_rejected_operations_can_be_corrected_and_sent_again() -> None:
     assert again.statuses == [201, 201]
 
 
+async def test_rejected_operation_never_refers_to_another_one_of_the_file_than_before() -> None:
+    app = App()
+    async with TestBulk(app.operations) as bulk:
+        nameless, fails = customer("1", body={"result": {}}), customer("0", body={"fails": "rejected"})
+        answer = await post(bulk, nameless, fails, order("c", "1"))
+        rejected = (await bulk.request("GET", f"/batch/{answer.body['batchId']}/rejected?format=ndjson")).lines
+        app.failing.clear()
+        again = await bulk.post(rejected)
+    assert [one["id"] for one in rejected] == ["0", "c"]
+    assert rejected[1]["references"] == refer("1", member=["id"])
+    [error] = again.body["errors"]
+    assert error["pointer"] == "/operations/1/references/1/operation"
+    assert error["detail"] == "No operation with the id '1' is among the 1 before this one."
+
+
 @pytest.mark.parametrize(
     ("members", "where", "detail"),
     [
