@@ -7,7 +7,7 @@ would replace those of other operations, and the counters of the batch would be 
 from collections.abc import Sequence
 
 from penstock.batch import Batch
-from penstock.chunk import Chunk, next_round_id
+from penstock.chunk import Chunk, Operation, next_round_id, references_of
 from penstock.dependencies import links_error, with_connected
 from penstock.outcome import ChunkRecord
 
@@ -51,18 +51,30 @@ def has_same_operations(chunk: Chunk, record: ChunkRecord) -> bool:
 def redrive_error(chunk: Chunk, record: ChunkRecord | None) -> str | None:
     """Return why a chunk cannot be a redrive of the chunk with this record, or None if it can.
 
-    Its outcomes replace failures. In place of another outcome they would be counted wrongly.
+    Its outcomes replace failures. In place of another outcome they would be counted wrongly. A front end of an earlier
+    version sends an open path without its references. Its placeholder would be taken for a value.
     """
     if record is None:
         return f"Chunk {chunk.id} runs operations again, but batch {chunk.batch_id} has no record of their failures."
-    failed = {operation.index for operation in record.failed_operations}
+    failed = {operation.index: operation for operation in record.failed_operations}
     indexes = {operation.index for operation in chunk.operations}
-    if not indexes <= failed:
+    if not indexes <= failed.keys():
         return f"Chunk {chunk.id} of batch {chunk.batch_id} runs operations again that have not failed."
+    if any(_lacks_references(operation, failed[operation.index]) for operation in chunk.operations):
+        return (
+            f"Chunk {chunk.id} of batch {chunk.batch_id} has an open path without its references. "
+            "Update all front ends, then retry the batch."
+        )
     # Only the chunks that follow from a round may have a part of what is connected: the rest has succeeded.
     if next_round_id(chunk.id) is None or len(with_connected(record.failed_operations, indexes)) == len(indexes):
         return None
     return f"Chunk {chunk.id} of batch {chunk.batch_id} runs operations again without others that they depend on."
+
+
+def _lacks_references(operation: Operation, recorded: Operation) -> bool:
+    """Return True if the path has a placeholder of the recorded path, but nothing says what that refers to."""
+    known = references_of(operation)
+    return any(one.place in operation.path and one not in known for one in references_of(recorded))
 
 
 def out_of_bounds(batch: Batch, chunk: Chunk) -> str:

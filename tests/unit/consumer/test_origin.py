@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace as with_changes
 
 from penstock.batch import Batch, Counts
-from penstock.chunk import Chunk
+from penstock.chunk import Chunk, Links, Operation, Reference, with_path
 from penstock.consumer.origin import origin_error, record_error, redrive_error
 from penstock.message import encode_chunk
 from penstock.outcome import (
@@ -98,6 +99,22 @@ def test_redrive_has_only_operations_that_failed() -> None:
     assert redrive_error(chunk_of("0.d1", [0]), record) is None
     assert redrive_error(chunk_of("0.d1", [0, 2]), record) is not None
     assert redrive_error(chunk_of("0.d1", [0]), None) is not None
+
+
+def test_redrive_of_an_open_path_has_its_references() -> None:
+    references = (Reference(0, "a", ("id",)), Reference(1, "b", ("id",)))
+    open_ = Operation(2, "2", "DELETE", "/{a}/{b}", links=Links((0, 1), None, references))
+    record = ChunkRecord("0", failed_operations=(open_,))
+
+    def error(operation: Operation) -> str | None:
+        return redrive_error(Chunk(BATCH.id, "0.d1", 1, (operation,)), record)
+
+    assert error(open_) is None
+    assert error(with_path(open_, "/7/{b}")) is None
+    assert error(with_path(open_, "/7/8")) is None
+    without = with_changes(open_, links=Links((0, 1)))
+    assert "an open path without its references" in str(error(without))
+    assert error(with_changes(without, path="/7/{b}")) is not None
 
 
 # --- The consumer
