@@ -601,7 +601,7 @@ MUTATIONS = {
         ("network", 211, trust_counts_that_are_older_than_the_batch),
         ("late", 1156, settle_a_key_that_was_taken_over),
         ("steering", 1, steering.start_although_paused),
-        ("steering", 512, steering.finish_chunks_although_paused),
+        ("steering", 1424, steering.finish_chunks_although_paused),
         ("steering", 11, steering.drop_what_was_received_often_while_paused),
         ("steering", 192, steering.hold_paused_chunks_while_stopping),
         ("steering", 128, steering.hide_paused_chunks_without_a_note),
