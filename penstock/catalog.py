@@ -3,7 +3,7 @@
 An entry has a kind, an id that sorts by time, and a content that the engine does not read. Only its writer changes it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -35,6 +35,9 @@ class CatalogStore(Protocol):
 
     async def read_entry(self, kind: str, tenant: str, entry_id: str) -> CatalogEntry | None:
         """Return an entry, also if it is gone, or None if there is none."""
+
+    async def read_entries(self, kind: str, tenant: str, ids: Sequence[str]) -> list[CatalogEntry]:
+        """Return those of these entries that are there, in any order, also if they are gone."""
 
     async def list_entries(
         self, kind: str, tenant: str, after: str | None, limit: int, *, now: float, oldest_first: bool = False

@@ -4,6 +4,7 @@ item     pk                         sk
 entry    catalog#<kind>#<tenant>    <id>
 """
 
+from collections.abc import Sequence
 from urllib.parse import quote
 
 from pydantic_core import from_json, to_json
@@ -31,6 +32,10 @@ class DynamoDbCatalog:
     async def read_entry(self, kind: str, tenant: str, entry_id: str) -> CatalogEntry | None:
         item = await self._table.get(_key(kind, tenant, entry_id))
         return None if item is None else _entry_from_item(kind, tenant, item)
+
+    async def read_entries(self, kind: str, tenant: str, ids: Sequence[str]) -> list[CatalogEntry]:
+        items = await self._table.get_many([_key(kind, tenant, one) for one in ids]) if ids else []
+        return [_entry_from_item(kind, tenant, item) for item in items]
 
     async def list_entries(
         self, kind: str, tenant: str, after: str | None, limit: int, *, now: float, oldest_first: bool = False

@@ -227,6 +227,10 @@ class MemoryCatalog:
     async def read_entry(self, kind: str, tenant: str, entry_id: str) -> CatalogEntry | None:
         return self._catalog.get((kind, tenant), {}).get(entry_id)
 
+    async def read_entries(self, kind: str, tenant: str, ids: Sequence[str]) -> list[CatalogEntry]:
+        entries = self._catalog.get((kind, tenant), {})
+        return [entries[one] for one in ids if one in entries]
+
     async def list_entries(
         self, kind: str, tenant: str, after: str | None, limit: int, *, now: float, oldest_first: bool = False
     ) -> list[CatalogEntry]:

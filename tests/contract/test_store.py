@@ -2180,6 +2180,11 @@ async def test_catalog_entry_is_read_replaced_and_deleted(store: Store) -> None:
     for written in (entry, replace(entry, content={"name": "b"}), entry.deleted(NOW)):
         await store.write_entry(written)
         assert await store.read_entry(entry.kind, entry.tenant, entry.id) == written
+    other = replace(entry, id="file-2")
+    await store.write_entry(other)
+    found = await store.read_entries(entry.kind, entry.tenant, ["file-2", "file-3", "file-1"])
+    assert sorted(found, key=lambda one: one.id) == [entry.deleted(NOW), other]
+    assert await store.read_entries(entry.kind, entry.tenant, []) == []
     assert entry.deleted(NOW).is_gone(NOW)
     assert not entry.is_gone(NOW)
 

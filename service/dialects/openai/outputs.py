@@ -11,20 +11,20 @@ from typing import Any
 
 from aiohttp import web
 
-from penstock.batch import Counts
+from penstock.batch import Batch, Counts
 from penstock.catalog import CatalogEntry
 from penstock.outcome import OutcomeState
 from penstock.service.audit import Action, auditing
 from penstock.service.batches.results import Cursor, Reading, Wanted
 from penstock.service.batches.streaming import Blocks, in_blocks, stream
 from penstock.service.dialects.openai.batch_entry import PREFIX, BatchEntry
-from penstock.service.dialects.openai.batch_object import ERRORS, OUTPUT, Running, has_output, output_id
+from penstock.service.dialects.openai.batch_object import ERRORS, OUTPUT, Running, output_id
 from penstock.service.dialects.openai.batches import find_entry, find_running
 from penstock.service.dialects.openai.errors import OpenAIError, unknown_file
 from penstock.service.dialects.openai.input_file import file_body
 from penstock.service.dialects.openai.output_lines import lines_of
 from penstock.service.json_answer import json_answer
-from penstock.service.keys import BACKEND, CLOCK, TURNS
+from penstock.service.keys import BACKEND, CLOCK, SHARE, TURNS
 
 PURPOSE = "batch_output"
 DELETED = "openai-deleted"  # the kind of the marks of deleted files
@@ -54,10 +54,7 @@ class Output:
 
     @property
     def expires_at(self) -> float:
-        batch, seconds = self.running.batch, self.entry.output_seconds
-        if seconds is None or batch.finished_at is None:
-            return batch.expires_at
-        return min(batch.expires_at, batch.finished_at + seconds)
+        return expiry_of(self.entry, self.running.batch)
 
     @property
     def filename(self) -> str:
@@ -107,31 +104,39 @@ def output_of(entry: BatchEntry, running: Running, kind: str) -> Output:
     return Output(output_id(entry.id, kind), kind, entry, running)
 
 
-async def exists(request: web.Request, output: Output) -> bool:
-    """Return True if the file has a line, has not expired, and was not deleted."""
-    if not has_output(output.running.counts, output.kind) or output.expires_at <= request.app[CLOCK].now():
-        return False
-    return await request.app[BACKEND].store.read_entry(DELETED, output.entry.tenant, output.id) is None
+def expiry_of(entry: BatchEntry, batch: Batch) -> float:
+    """Return when the files of a batch expire."""
+    if entry.output_seconds is None or batch.finished_at is None:
+        return batch.expires_at
+    return min(batch.expires_at, batch.finished_at + entry.output_seconds)
 
 
 async def show_output(request: web.Request) -> web.Response:
     output = await _find_output(request)
-    return json_answer(output.body(await size_of(request, output)))
+    kept = await request.app[BACKEND].store.read_entry(SIZES, output.entry.tenant, output.id)
+    size = kept_size(output, kept)
+    return json_answer(output.body(await count_bytes(request, output) if size is None else size))
 
 
-async def size_of(request: web.Request, output: Output) -> int:
-    """Return the size of a file, which is known only when all of it was rendered. It is kept if the batch is final."""
-    store = request.app[BACKEND].store
-    kept = await store.read_entry(SIZES, output.entry.tenant, output.id)
-    if kept is not None and kept.content["of"] == output.revision:
-        return int(kept.content["size"])
+def kept_size(output: Output, kept: CatalogEntry | None) -> int | None:
+    """Return the size of a file that is kept, unless the batch was retried since."""
+    return int(kept.content["size"]) if kept is not None and kept.content["of"] == output.revision else None
+
+
+async def count_bytes(request: web.Request, output: Output, taken_bytes: int = 0) -> int:
+    """Render a file to know its size, and keep it if the batch is final.
+
+    `taken_bytes` is the memory that the request takes besides.
+    """
     size = 0
-    async for block, _ in _blocks(request, output):
+    async for block, memory_bytes in _blocks(request, output):
+        request[SHARE].grow_to(taken_bytes + memory_bytes)
         size += len(block)
         await request.app[TURNS].next()
     if output.running.batch.is_final:
         content = {"size": size, "of": output.revision}
-        await store.write_entry(CatalogEntry(SIZES, output.entry.tenant, output.id, output.entry.expires_at, content))
+        entry = CatalogEntry(SIZES, output.entry.tenant, output.id, output.entry.expires_at, content)
+        await request.app[BACKEND].store.write_entry(entry)
     return size
 
 
@@ -156,7 +161,8 @@ async def _find_output(request: web.Request) -> Output:
         output = output_of(entry, await find_running(request, entry), kind)
     except OpenAIError:
         raise unknown_file(file_id) from None
-    if not await exists(request, output):
+    exists = output.line_count > 0 and output.expires_at > request.app[CLOCK].now()
+    if not exists or await request.app[BACKEND].store.read_entry(DELETED, output.entry.tenant, file_id):
         raise unknown_file(file_id)
     return output
 

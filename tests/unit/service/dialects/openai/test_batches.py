@@ -1,11 +1,12 @@
 """Batches: create, look at, list and cancel, with the contents of their files, as OpenAI's clients do."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from aiohttp import web
 from openai import AsyncOpenAI
 from pydantic_core import to_json
 from pytest_aiohttp import AiohttpClient
@@ -15,6 +16,7 @@ from penstock.sending import ChunkSender
 from penstock.service.dialects.openai import batches, input_file, output_list, outputs
 from penstock.service.dialects.openai.batch_entry import KIND
 from penstock.service.dialects.openai.input_file import InputFile, operations_key
+from penstock.service.keys import MEMORY
 from penstock.testing.http import Answer
 from penstock.webhooks.event import EventType, body_of_batch
 from tests.support.builders import NOW
@@ -168,7 +170,47 @@ async def test_page_of_output_files_ends_after_much_work(plant: Plant, monkeypat
     await plant.work_off()
     page = (await plant.service.get("/v1/files?purpose=batch_output")).body
     assert (len(page["data"]), page["has_more"]) == (1, True)
+    await plant.service.get(f"/v1/files?purpose=batch_output&after={page['last_id']}")
+    kept = (await plant.service.get("/v1/files?purpose=batch_output")).body
+    assert (len(kept["data"]), kept["has_more"]) == (2, False)  # now both sizes are kept
     assert_error(await plant.service.get("/v1/files?purpose=batch_output&after=file-x"), 400, "after")
+
+
+async def test_batches_without_files_cost_few_calls_and_end_a_page(
+    aiohttp_client: AiohttpClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    plant = await build_plant(
+        aiohttp_client, operations, watch=lambda call, moment: calls.append(call) if moment == "before" else None
+    )
+    for _ in range(25):
+        batch_id = await created(plant, line("a"))
+        await plant.work_off()
+        await plant.service.ask("DELETE", f"/v1/files/{(await read(plant, batch_id))['output_file_id']}")
+    calls.clear()
+    assert (await plant.service.get("/v1/files?purpose=batch_output")).body["data"] == []
+    assert len(calls) <= 10
+    monkeypatch.setattr(output_list, "MOST_STEPS", 1)
+    calls.clear()
+    assert (await plant.service.get("/v1/files?purpose=batch_output")).body["has_more"] is False
+    assert len(calls) <= 5
+
+
+async def test_memory_of_a_file_whose_bytes_are_counted_is_taken(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch_id = await created(plant, line("a"))
+    await plant.work_off()
+    file_id = (await read(plant, batch_id))["output_file_id"]
+    used: list[int] = []
+
+    async def blocks(request: web.Request, _output: outputs.Output) -> AsyncIterator[tuple[bytes, int]]:
+        for size in (1_000, 5_000_000):
+            yield b"x", size
+            used.append(request.app[MEMORY].used_bytes)
+
+    monkeypatch.setattr(outputs, "_blocks", blocks)
+    assert (await plant.service.get(f"/v1/files/{file_id}")).body["bytes"] == 2
+    assert used[0] >= 1_000
+    assert used[1] >= 5_000_000
 
 
 async def test_size_of_a_final_file_is_counted_once_until_the_batch_is_retried(
