@@ -20,8 +20,8 @@ from penstock.reading.line_source import LineLimits, Rows, operation_of_body
 from penstock.reading.lines import Lines
 
 NO_LINKS = (
-    "A file that is validated in the background has no dependencies and no groups. Send these operations in the body "
-    "of POST /batch."
+    "A file that is validated in the background has no dependencies, no references and no groups. Send these "
+    "operations in the body of POST /batch."
 )
 NO_PLACE: Mapping[str, Any] = {"byte": 0, "line": 0, "header": None}
 

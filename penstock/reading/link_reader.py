@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 from penstock.chunk import Links, Reference, UrlRule
+from penstock.documents.pointer import pointer
 from penstock.errors import Flaw
 from penstock.reading.operation_request import ReferenceRequest
 
@@ -74,7 +75,7 @@ class LinkReader:
         for name, one in references.items():
             found = self._index_of.get(one.operation, -1)
             if (problem := self._problem(index, one.operation, found, {})) is not None:
-                flaws.append(Flaw(f"/references/{name}/operation", problem))
+                flaws.append(Flaw(pointer("references", name, "operation"), problem))
             after[found] = None
             resolved.append(Reference(found, name, one.members, self.url_rule))
         if flaws:

@@ -1,7 +1,6 @@
 """Reads one operation as a client wrote it, and validates it with the model of its handler. Pure."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 from msgspec import Struct
@@ -9,18 +8,17 @@ from pydantic import ValidationError
 from pydantic_core import to_json
 
 from penstock.documents.finite import TOO_LARGE, pointer_to_not_finite
+from penstock.documents.pointer import pointer
 from penstock.documents.validation import errors_of, is_large
 from penstock.errors import Flaw
 from penstock.files.rejected import is_rejected_file, without_added
 from penstock.reading.flaws import to_flaw, without_most_unknown_members
+from penstock.reading.link_reader import NO_REFERENCES
 from penstock.reading.operation_request import OperationRequest, ReferenceRequest, read_plain_operation
 from penstock.route import InvalidOperation, Route, UnknownOperation
 
 # Does the same as `model_validate` at a lower cost.
 _validate_request: Callable[[Any], OperationRequest] = OperationRequest.__pydantic_validator__.validate_python
-
-
-_NO_REFERENCES: Mapping[str, ReferenceRequest] = MappingProxyType({})
 
 
 class ReadOperation(Struct, frozen=True):
@@ -37,7 +35,7 @@ class ReadOperation(Struct, frozen=True):
     route: Route | None
     depends_on: Sequence[str] = ()
     group: str | None = None
-    references: Mapping[str, ReferenceRequest] = _NO_REFERENCES
+    references: Mapping[str, ReferenceRequest] = NO_REFERENCES
 
     @property
     def has_links(self) -> bool:
@@ -63,7 +61,7 @@ class OperationReader:
         try:
             depends_on: Sequence[str] = ()
             group: str | None = None
-            references: Mapping[str, ReferenceRequest] = _NO_REFERENCES
+            references: Mapping[str, ReferenceRequest] = NO_REFERENCES
             if (plain := read_plain_operation(document)) is not None:
                 method, path, value, has_body, key = plain
             else:
@@ -137,7 +135,7 @@ class OperationReader:
 def _check_places(path: str, references: Mapping[str, ReferenceRequest]) -> None:
     """Raise InvalidOperation unless each reference has one place in the path."""
     flaws = [
-        Flaw(f"/references/{name}", f"The path must have {{{name}}} once.")
+        Flaw(pointer("references", name), f"The path must have {{{name}}} once.")
         for name in references
         if path.count(f"{{{name}}}") != 1
     ]

@@ -274,7 +274,7 @@ class Draft:
             f"What depends on each other must be in one message of the queue, with everything between.{need} "
             f"At most {most:,} operations and {room:,} bytes fit.",
             limit={"maxLinkedOperations": most, "maxLinkedBytes": room},
-            flaws=[self._at(run[-1], Flaw("/dependsOn", f"Operation {run[0]} must be in the same message."))],
+            flaws=[self._at(run[-1], Flaw("", f"Operation {run[0]} must be in the same message."))],
         )
 
     def count_by_handler(self) -> Counter[str]:

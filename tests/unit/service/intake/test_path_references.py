@@ -232,6 +232,12 @@ async def test_rejected_operation_never_refers_to_another_one_of_the_file_than_b
     ("members", "where", "detail"),
     [
         ({"references": refer("x")}, "/references/x", "The path must have {x} once."),
+        ({"references": refer("x~y")}, "/references/x~0y", "The path must have {x~y} once."),
+        (
+            {"path": "/customers/{x~y}/orders", "references": refer("x~y")},
+            "/references/x~0y/operation",
+            "No operation with the id 'x~y' is among the 1 before this one.",
+        ),
         ({"path": "/customers/{c}/orders/{c}"}, "/references/c", "The path must have {c} once."),
         ({"references": {"c": {"operation": "o", "member": "id"}}}, "/references/c/operation", "depend on itself"),
         (
@@ -273,6 +279,8 @@ async def test_message_has_room_for_all_values_before_they_are_known() -> None:
         enough = await post(bulk, *chain[:30])
     assert (too_many.status, enough.status) == (413, 202)
     assert "They are 60 operations and need" in too_many.body["detail"]
+    detail = "Operation 0 must be in the same message."
+    assert too_many.body["errors"] == [{"pointer": "/operations/59", "detail": detail}]
 
 
 @pytest.mark.parametrize("is_suspect", [False, True])
