@@ -157,7 +157,7 @@ def encode_record(record: ChunkRecord) -> bytes:
     results = [outcome.result for outcome in record.outcomes]
     kinds = set(map(type, results))
     if StoredResult in kinds:
-        content["stored"] = _references(results)
+        content["stored"] = _stored_results(results)
         results = [None if isinstance(result, StoredResult) else result for result in results]
     if EncodedResult in kinds and any(
         isinstance(result, EncodedResult) and len(result.content) > _LONG_BYTES for result in results
@@ -167,7 +167,7 @@ def encode_record(record: ChunkRecord) -> bytes:
     return _compressor.compress(to_json({**content, **columns}), zstd.ZstdCompressor.FLUSH_FRAME)
 
 
-def _references(results: Sequence[Any]) -> list[tuple[int, str, int]]:
+def _stored_results(results: Sequence[Any]) -> list[tuple[int, str, int]]:
     """Return what the record has of the results that are in the bucket: their positions, names and sizes."""
     return [
         (position, result.name, result.size)

@@ -48,8 +48,8 @@ class AtomicGroup:
         *,
         seconds: float,
         broke: Callable[[BaseException], Verdict],
-        prepare: Prepare = lambda operation: operation,
-        note: Callable[[Iterable[Verdict]], None] = lambda _verdicts: None,
+        prepare: Prepare,
+        note: Callable[[Iterable[Verdict]], None],
     ) -> Verdicts:
         """Perform all operations, or stop at the first that does not succeed.
 

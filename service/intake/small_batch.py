@@ -23,7 +23,17 @@ from penstock.chunk import Operation, has_links
 from penstock.dependencies import Unit, components, is_group
 from penstock.error_ids import see_log
 from penstock.operations import Operations
-from penstock.outcome import Outcome, OutcomeState, Verdict, as_outcome, dependency_failures, failed, size_of, states_of
+from penstock.outcome import (
+    ROLLED_BACK,
+    Outcome,
+    OutcomeState,
+    Verdict,
+    as_outcome,
+    dependency_failures,
+    failed,
+    size_of,
+    states_of,
+)
 from penstock.route import UnknownOperation
 from penstock.running.attempt import Transaction, ends_task
 from penstock.running.bulk import Lot
@@ -392,5 +402,5 @@ def _rolled_back(operation: Operation, tried: Tried | None, seconds: float | Non
         return Tried(failed(operation, 504, "Out of time", detail), 1)
     if tried is None or _is_success(tried):
         detail = "Another operation of this atomic batch failed."
-        return Tried(failed(operation, 424, "Rolled back", detail), 1 if tried is None else tried.attempt)
+        return Tried(failed(operation, 424, ROLLED_BACK, detail), 1 if tried is None else tried.attempt)
     return tried

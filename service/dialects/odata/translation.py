@@ -21,7 +21,6 @@ from penstock.service.dialects.odata.urls import ServiceRoot, read_url, with_key
 
 KEYS = ["id", "Id", "ID"]  # in what a POST returns. They continue its URL
 URLS = ("@odata.id", "@odata.editLink", "@id", "@editLink")  # in what it returns: where it is itself
-NO_REFERENCES: Mapping[str, dict[str, Any]] = {}
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 FindRoute = Callable[[str, str], Route | None]
 """Returns the route of a method and a path, or None."""
@@ -148,7 +147,8 @@ class Translation:
         except ValueError as error:
             self._note(index, "url", str(error))
             return "", {}
-        base, references = "", NO_REFERENCES
+        base = ""
+        references: Mapping[str, dict[str, Any]] = {}
         if target.reference is not None:
             seen = self._requests.get(target.reference)
             if seen is None:
@@ -158,7 +158,8 @@ class Translation:
             if seen.group is None or seen.group != request.group:
                 dependencies[seen.operation_id] = None
         if len(references) > MOST_REFERENCES:
-            self._note(index, "url", f"It refers to what was created {len(references)} times, one in the other.")
+            chain = f"It continues a chain of {len(references)} requests that create something."
+            self._note(index, "url", f"{chain} The limit is {MOST_REFERENCES}.")
         path = base + self._with_route(request.method, base, target.path)
         self._check_query(index, path, request.method)
         return path, references
@@ -193,7 +194,7 @@ class Translation:
     def _remember_name(self, document: dict[str, Any]) -> None:
         """Remember the id of an invalid request, so that what depends on it is not reported, too."""
         if isinstance(given := document.get("id"), str):
-            self._requests.setdefault(given, Seen(given, None, "", NO_REFERENCES))
+            self._requests.setdefault(given, Seen(given, None, "", {}))
 
 
 def _operation(

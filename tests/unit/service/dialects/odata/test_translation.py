@@ -198,6 +198,10 @@ def test_reference_within_a_group_is_no_dependency() -> None:
             ],
         ),
         ([get("1" * 100, atomicityGroup="g" * 28)], [Flaw("/requests/0/id", "more than 127 characters")]),
+        (
+            [post("0"), *(post(str(number), url=f"${number - 1}/x") for number in range(1, 22))],
+            [Flaw("/requests/21/url", "It continues a chain of 21 requests that create something. The limit is 20.")],
+        ),
     ],
 )
 def test_batch_is_rejected_if_it_is_invalid(requests: list[Any], flaws: list[Flaw]) -> None:
