@@ -55,7 +55,7 @@ class Exports:
         """
         if self._is_closed or self._is_busy or not export.may_be_claimed(self._app[CLOCK].now()):
             return export
-        self._is_busy = True
+        self._is_busy, task = True, None
         try:
             claimed = await write(self._app, export.claimed(self._app[CLOCK].now()), export)
             if claimed is not None and claimed.state is ExportState.RUNNING:
@@ -69,7 +69,8 @@ class Exports:
                     await asyncio.wait((task,), timeout=wait_seconds)
                 return run.export
         finally:
-            self._is_busy = self._task is not None
+            if task is None:  # otherwise the task frees the place, and another one may have it by now
+                self._is_busy = False
         return claimed or export
 
     async def _make(self, run: "ExportRun") -> None:

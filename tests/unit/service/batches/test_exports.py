@@ -373,6 +373,38 @@ async def test_a_front_end_that_stops_while_it_claims_an_export_leaves_it(monkey
         assert (left.lease, left.rows, left.may_be_claimed(bulk.clock.now())) == (1, 0, True)
 
 
+async def test_an_export_that_begins_when_another_one_ends_keeps_the_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with TestBulk(operations) as bulk:
+        exporting, store = bulk._apps[0][EXPORTING], bulk._parts.store
+        exporting._is_busy = True
+        for _ in range(2):
+            await bulk.request("POST", f"/batch/{await run_batch(bulk, 3)}/export")
+        exporting._is_busy = False
+        batches = [await store.read_batch(batch_id) for batch_id, _ in store._exports]
+        (first, first_export), (second, second_export) = zip(batches, list(store._exports.values()), strict=True)
+        assert first is not None
+        assert second is not None
+
+        async def go_on_next() -> None:
+            for _ in range(1_000):
+                if not exporting._is_busy:
+                    break
+                await asyncio.sleep(0)
+            await exporting.go_on(second, second_export)
+
+        write, places = export_run.write, list[bool]()
+
+        async def slowly(app: web.Application, export: Export, seen: Export | None) -> Export | None:
+            for _ in range(3):
+                await asyncio.sleep(0)
+                places.append(exporting._is_busy)
+            return await write(app, export, seen)
+
+        monkeypatch.setattr(export_run, "write", slowly)
+        await asyncio.gather(exporting.go_on(first, first_export, 60), go_on_next())
+        assert all(places)
+
+
 class Reasons:
     """An application whose only operation fails, each time for the reason that the test has set."""
 
