@@ -16,4 +16,5 @@ async def create(request: web.Request) -> web.Response:
 
 
 async def show(request: web.Request) -> web.Response:
-    return page(request, "export.html", export=await body_of(request, await find_export(request)))
+    export = await find_export(request)
+    return page(request, "export.html", export=await body_of(request, export), may_try_again=not export.is_full)

@@ -1,5 +1,6 @@
 """The button that exports a batch, and the page with the files."""
 
+import asyncio
 import re
 from dataclasses import replace
 
@@ -7,7 +8,7 @@ import pytest
 
 from penstock import Operations
 from penstock.batch import BatchState
-from penstock.testing import FakeClock, MemoryParts
+from penstock.testing import FakeClock, MemoryBucket, MemoryParts
 from tests.support.builders import NOW, build_batch
 from tests.support.plant import Plant
 from tests.support.service import Serve
@@ -33,14 +34,28 @@ async def test_button_leads_to_the_files_with_links(plant: Plant, browser: Brows
     assert [link.partition("?")[0].rpartition("/")[2] for link in links] == ["part-00001.ndjson.gz", "manifest.json"]
 
 
-async def test_page_follows_an_export_that_runs(
+async def test_page_refreshes_itself_while_an_export_runs(
     plant: Plant, browser: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("penstock.service.batches.exports.QUICK_SECONDS", 0)
-    url = await ended(plant)
-    made = await browser.post(f"{url}/export", {"format": "csv", "compression": ""})
-    text = (await browser.get(made.headers["Location"])).content.decode()
-    assert 'data-refresh="2"' in text or "part-00001.csv" in text
+    may_write, write = asyncio.Event(), MemoryBucket.write
+
+    async def wait_and_write(self: MemoryBucket, key: str, content: bytes, content_type: str) -> None:
+        await may_write.wait()
+        await write(self, key, content, content_type)
+
+    monkeypatch.setattr(MemoryBucket, "write", wait_and_write)
+    made = await browser.post(f"{await ended(plant)}/export", {"format": "csv", "compression": ""})
+    page = await browser.get(made.headers["Location"])
+    assert "running 0 of 2 rows are in 0 files" in text_of(page)
+    assert 'data-refresh="2"' in page.content.decode()
+
+    may_write.set()
+    for _ in range(1_000):
+        page = await browser.get(made.headers["Location"])
+        if "part-00001.csv" in text_of(page):
+            break
+    assert 'data-refresh="1800"' in page.content.decode()
 
 
 async def test_button_is_not_there_while_the_batch_runs(plant: Plant, browser: Browser) -> None:
