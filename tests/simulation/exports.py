@@ -47,13 +47,13 @@ async def export_while_its_front_end_pauses(stage: Stage, submission: Submission
     for batch_id in submission.batch_ids:
         asking = asyncio.create_task(_export(stage, batch_id))
         front_end = await _that_exports(stage)
-        if front_end is not None:
-            front_end.process.pause()
-            await asyncio.sleep(3 * LEASE_SECONDS)
-            front_end.process.resume()
-        if asking.done():
-            await _check_it_stays_completed(stage, batch_id)
-        await asking
+        stage.world.promises.check(front_end is not None, 0, "no front end has made an export")
+        assert front_end is not None
+        front_end.process.pause()
+        await asyncio.sleep(3 * LEASE_SECONDS)
+        front_end.process.resume()
+        stage.world.promises.check(asking.done(), 4, f"the export of {batch_id} waits for the front end that pauses")
+        await _check_it_stays_completed(stage, batch_id)
 
 
 async def _check_it_stays_completed(stage: Stage, batch_id: str) -> None:
