@@ -31,10 +31,10 @@ from penstock.consumer.origin import has_same_operations, origin_error, out_of_b
 from penstock.consumer.patience import patient, until_answered
 from penstock.consumer.pauses import Pauses
 from penstock.consumer.queue_switches import HIDDEN_SECONDS, QueueSwitches
-from penstock.consumer.result_files import ResultFiles, without_files
+from penstock.consumer.result_files import ResultFiles
 from penstock.consumer.suspects import AlreadyRecorded, Notes, Poison, Ready, Suspects, TooLate
 from penstock.errors import LostItem, RejectedCall
-from penstock.large_results import may_be_large
+from penstock.large_results import may_be_large, without_files
 from penstock.metrics.meter import Meter
 from penstock.metrics.names import Metric
 from penstock.operations import Operations

@@ -5,16 +5,14 @@ be awaited for ever: the consumer would start nothing more. After PATIENCE_SECON
 that fit are recorded without the bucket, and operations with larger ones have failed.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
-
-from msgspec.structs import replace as with_changes
+from collections.abc import Awaitable, Callable
 
 from penstock.bucket import Bucket
 from penstock.clock import Clock
 from penstock.consumer.outage import Outage
 from penstock.errors import Misconfigured, RejectedCall, Unavailable
-from penstock.large_results import MOST_BYTES_WITHOUT_BUCKET, LargeResults
-from penstock.outcome import ChunkRecord, Outcome, OutcomeState, Verdict, has_long_result, size_of
+from penstock.large_results import LargeResults
+from penstock.outcome import ChunkRecord
 from penstock.telemetry import Event
 
 PATIENCE_SECONDS = 30.0
@@ -60,20 +58,3 @@ class ResultFiles:
         if self._failing_since is None:
             self._failing_since = now
         return now - self._failing_since >= PATIENCE_SECONDS
-
-
-def without_files(verdicts: Mapping[int, Verdict]) -> dict[int, Verdict]:
-    """Return the verdicts on operations whose large results could not be written to the bucket."""
-    return {index: _without_file(verdict) for index, verdict in verdicts.items()}
-
-
-def _without_file(verdict: Verdict) -> Verdict:
-    size = size_of(verdict)
-    if not isinstance(verdict, Outcome) or not has_long_result(verdict) or size <= MOST_BYTES_WITHOUT_BUCKET:
-        return verdict
-    detail = (
-        f"The handler has succeeded, but its result of {size:,} bytes could not be written to the bucket. "
-        "A retry runs the operation again, with the same idempotency key."
-    )
-    error = {"title": "Result could not be stored", "detail": detail}
-    return with_changes(verdict, state=OutcomeState.FAILED, status=503, result=None, error=error)

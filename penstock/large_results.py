@@ -7,7 +7,7 @@ lifecycle, as it does with all results, after the retention of their batch.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from typing import Any, TypeVar, cast
@@ -16,7 +16,16 @@ from urllib.parse import quote
 from msgspec.structs import replace as with_changes
 
 from penstock.bucket import Bucket
-from penstock.outcome import ChunkRecord, EncodedResult, Outcome, StoredResult
+from penstock.outcome import (
+    ChunkRecord,
+    EncodedResult,
+    Outcome,
+    OutcomeState,
+    StoredResult,
+    Verdict,
+    has_long_result,
+    size_of,
+)
 
 T = TypeVar("T")
 
@@ -116,6 +125,23 @@ class LargeResults:
                 "Set PENSTOCK_BUCKET for all front ends and consumers."
             )
         return f"The file with this result of {result.size:,} bytes was deleted from the bucket."
+
+
+def without_files(verdicts: Mapping[int, Verdict]) -> dict[int, Verdict]:
+    """Return the verdicts on operations whose large results could not be written to the bucket."""
+    return {index: _without_file(verdict) for index, verdict in verdicts.items()}
+
+
+def _without_file(verdict: Verdict) -> Verdict:
+    size = size_of(verdict)
+    if not isinstance(verdict, Outcome) or not has_long_result(verdict) or size <= MOST_BYTES_WITHOUT_BUCKET:
+        return verdict
+    detail = (
+        f"The handler has succeeded, but its result of {size:,} bytes could not be written to the bucket. "
+        "A retry runs the operation again, with the same idempotency key."
+    )
+    error = {"title": "Result could not be stored", "detail": detail}
+    return with_changes(verdict, state=OutcomeState.FAILED, status=503, result=None, error=error)
 
 
 async def _all(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

@@ -26,10 +26,10 @@ from penstock.errors import (
     Unavailable,
 )
 from penstock.files.layout import Layout
-from penstock.large_results import LargeResults
+from penstock.large_results import LargeResults, without_files
 from penstock.metrics.meter import Meter
 from penstock.metrics.names import Metric
-from penstock.outcome import ChunkRecord, delay_seconds, record_attempt
+from penstock.outcome import ChunkRecord, Verdict, delay_seconds, record_attempt
 from penstock.priority import Priority
 from penstock.queue import LONGEST_DELAY_SECONDS, Message
 from penstock.sending import ChunkSender, in_calls, neighbouring_ids, tenant_on_queue
@@ -214,10 +214,7 @@ class Acceptance:
         """
         run, tenant = self._draft.plan.indexes(number), tenant_on_queue(batch, self._settings)
         chunk = Chunk(batch.id, str(number), 1, tuple(self._draft.operations[run.start : run.stop]))
-        made = replace(self._record(chunk, tried), recorded_at=self._clock.now())
-        large_results, keep_lease = LargeResults(self._backend.bucket), partial(self._keep_lease, batch)
-        made = await large_results.store(batch.tenant, batch.id, made, keep_lease)
-        record = await self._backend.store.commit_chunk(batch, made)
+        record = await self._backend.store.commit_chunk(batch, await self._stored(batch, chunk, tried))
         await self._sender.send_follow_ups(batch, chunk, record, tenant)
         group = await self._backend.store.count_chunk(batch, record, self._clock.now())
         if chunk.id in group.done:
@@ -228,20 +225,34 @@ class Acceptance:
             await self._backend.store.finish_group(batch.id, chunk.group)
         return record.counts
 
+    async def _stored(self, batch: Batch, chunk: Chunk, tried: Mapping[int, Tried]) -> ChunkRecord:
+        """Write the large results of a chunk to the bucket, and return its record.
+
+        The operations have run. So if the bucket does not work, they are recorded with what fits into the table.
+        """
+        verdicts = {index: one.verdict for index, one in tried.items()}
+        made, keep_lease = self._record(chunk, tried, verdicts), partial(self._keep_lease, batch)
+        try:
+            return await LargeResults(self._backend.bucket).store(batch.tenant, batch.id, made, keep_lease)
+        except (Unavailable, Misconfigured, RejectedCall) as error:
+            get_log().error(Event.RESULTS_NOT_STORED, batch_id=batch.id, error=str(error))
+            return self._record(chunk, tried, without_files(verdicts))
+
     async def _send_dead_letters(self, batch: Batch, record: ChunkRecord, tenant: str | None) -> None:
         if letters := self._sender.dead_letters(batch, record, tenant):
             await self._sender.send_letters(letters)
             self._meter.count(Metric.DEAD_LETTERS, len(letters))
 
-    def _record(self, chunk: Chunk, tried: Mapping[int, Tried]) -> ChunkRecord:
-        return record_attempt(
+    def _record(self, chunk: Chunk, tried: Mapping[int, Tried], verdicts: Mapping[int, Verdict]) -> ChunkRecord:
+        record = record_attempt(
             chunk,
-            {index: one.verdict for index, one in tried.items()},
+            verdicts,
             backoff=self._settings.backoff,
             draw=random.random(),  # noqa: S311 - spreads retries, keeps no secret
             now=self._clock.now(),
             attempts={index: one.attempt for index, one in tried.items()},
         )
+        return replace(record, recorded_at=self._clock.now())
 
     async def _check_limit(self, batch: Batch, counts: Counts) -> None:
         """Cancel the rest if too much has failed already. A consumer checks only when another operation fails."""

@@ -207,6 +207,12 @@ class SmallBatchRun:
         self._result_bytes += size
         self._share.add(size)
 
+    def _release(self, rolled_back: Mapping[int, Tried]) -> None:
+        """Count results no longer that were rolled back: their operations run again."""
+        size = sum(size_of(one.verdict) for one in rolled_back.values())
+        self._result_bytes -= size
+        self._share.add(-size)
+
     def _has_room(self) -> bool:
         return self._result_bytes < MOST_RESULT_BYTES
 
@@ -245,11 +251,13 @@ class SmallBatchRun:
                     return culprits | dict(tried)
                 case _RolledBack(tried):
                     return self._all_rolled_back(left, tried)
-                case _CallCutOff(lot, _):
+                case _CallCutOff(lot, tried):
+                    self._release(tried)
                     alone |= {operation.index for operation in lot}
                 case _LeftBehind(tried, culprit):
                     if self._batch.atomic:
                         return self._all_rolled_back(left, {**tried, **culprit})
+                    self._release(tried)
                     culprits |= culprit
                 case _TransactionFailed(error, cut_off):
                     if self._is_time_over() and not self._batch.atomic:
@@ -299,6 +307,7 @@ class SmallBatchRun:
             if isinstance(result, _LeftBehind):
                 return result  # its connection is still in use, so perhaps it could not be rolled back cleanly
             cut_off = {index: one for index, one in result.tried.items() if one.cut_off}
+            self._release({index: one for index, one in result.tried.items() if index not in cut_off})
             return _TransactionFailed(error, cut_off)
         return result
 
