@@ -10,7 +10,7 @@ from collections.abc import Set as AbstractSet
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from penstock.chunk import Operation, Reference, UrlRule, references_of, with_path
 
@@ -119,11 +119,20 @@ def _value_at(result: Any, member: str) -> Any:
 def _segment_of(member: str, value: Any) -> str:
     """Return a value as it is in a path, percent-encoded."""
     if isinstance(value, bool) or not isinstance(value, str | int) or value in {"", ".", ".."}:
-        raise Unresolved(f"{member} in the result of that operation is no text and no whole number for a path.")
+        raise Unresolved(
+            f"{member} in the result of that operation is {_in_words(value)}. A path needs a text or a whole number."
+        )
     segment = quote(str(value), safe="")
     if len(segment) > MOST_VALUE_BYTES:
         raise Unresolved(f"{member} in the result of that operation is longer than {MOST_VALUE_BYTES} bytes.")
     return segment
+
+
+def _in_words(value: Any) -> str:
+    """Return what a value is, for a sentence: `empty`, `null`, `".."`, `7.5`, `an object`."""
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else "a list"
+    return "empty" if value == "" else to_json(value).decode()
 
 
 def _path_of(member: str, url: str, rule: UrlRule) -> str:
