@@ -212,7 +212,7 @@ _NEVER_ENDED = {
 }
 
 
-def unresolved(operation: Operation, error: Unresolved) -> Outcome:
+def unresolved_outcome(operation: Operation, error: Unresolved) -> Outcome:
     """Return the outcome of an operation whose path cannot be made."""
     return failed(operation, 424, UNRESOLVED, str(error), rejected=True)
 

@@ -24,7 +24,7 @@ from penstock.outcome import (
     failed,
     is_final,
     note_results,
-    unresolved,
+    unresolved_outcome,
 )
 from penstock.priority import DEFAULT_WEIGHTS, Priority
 from penstock.references import Results, Unresolved
@@ -536,7 +536,7 @@ class Runner:
             prepared = known.resolve(operation)
             route = self._operations.match(prepared.method, prepared.path)
         except Unresolved as error:
-            return unresolved(operation, error)
+            return unresolved_outcome(operation, error)
         except InvalidOperation as error:
             return invalid(prepared, error)
         if not route.has_transaction:
@@ -826,7 +826,9 @@ def _refuse_open(lot: Lot) -> dict[int, Verdict]:
     """Return the verdict on an operation whose path is still open. No handler ever gets a placeholder as a value."""
     if len(lot) > 1:
         raise CallFailed
-    return {lot[0].index: unresolved(lot[0], Unresolved("The path has a placeholder whose value is not known."))}
+    return {
+        lot[0].index: unresolved_outcome(lot[0], Unresolved("The path has a placeholder whose value is not known."))
+    }
 
 
 def _log_fields() -> dict[str, Any]:
