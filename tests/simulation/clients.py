@@ -346,4 +346,4 @@ def _link(operations: list[dict[str, Any]], toys: Sequence[Toy]) -> None:
             operation["dependsOn"] = depends_on
         if toy.refers_to is not None:
             operation["path"] = f"{TOLD}/{{run}}{toy.path}"
-            operation["references"] = {"run": {"operation": operations[toy.refers_to]["id"], "member": "run"}}
+            operation["references"] = {"run": {"operation": operations[toy.refers_to]["id"], "member": toy.member}}

@@ -18,7 +18,6 @@ from penstock.consumer.needed import Needed
 from penstock.consumer.processor import Processor
 from penstock.dependencies import Progress
 from penstock.outcome import ChunkRecord
-from penstock.references import Results
 from penstock.running import atomic_group, in_order
 from penstock.running.atomic_group import AtomicGroup
 from penstock.service.intake.plan import Plan
@@ -221,12 +220,11 @@ def run_what_has_no_path(patching: Patching) -> None:
     patching.setattr(outcome, "_unresolved", lambda *_arguments: {})
 
 
-def take_any_result(patching: Patching) -> None:
-    """Make paths from the last result that was noted, whatever they refer to."""
-    note = Results.note
+def leave_what_has_no_path_to_the_runner(patching: Patching) -> None:
+    """Run failures again although a path cannot be made, and let the runner refuse them."""
+    check = Needed.check
 
-    def mutant(self: Results, index: int, content: bytes | None) -> None:
-        for other in {index, *self._found}:
-            note(self, other, content)
+    async def mutant(self: Needed, batch: Batch, chunk: Chunk) -> Chunk:
+        return replace(await check(self, batch, chunk), pathless=())
 
-    patching.setattr(Results, "note", mutant)
+    patching.setattr(Needed, "check", mutant)

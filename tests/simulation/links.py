@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tests.simulation.promises import BatchFacts
 
 DEPENDENCY_FAILED = 424
+INVALID = 422
 MOST_LINKED = 6  # operations that can be connected. Chunks are at least as large
 
 Check = Callable[[bool, int, str], None]
@@ -60,8 +61,10 @@ def draw_references(label: str, toys: Sequence[Toy]) -> list[Toy]:
     referring: list[Toy] = []
     for toy in toys:
         sources = [index for index in toy.after if toys[index].path != "/large"]
-        refers = bool(sources) and toy.path != "/bulk" and chance.random() < 0.6
-        referring.append(replace(toy, refers_to=chance.choice(sources)) if refers else toy)
+        if sources and toy.path != "/bulk" and chance.random() < 0.6:
+            member = "nothing" if chance.random() < 0.1 else "run"
+            toy = replace(toy, refers_to=chance.choice(sources), member=member)  # noqa: PLW2901
+        referring.append(toy)
     return referring
 
 
@@ -90,7 +93,9 @@ class LinkChecks:
 
     def _check_told(self, run: Run, submission: Submission, facts: "BatchFacts") -> None:
         """Check that the path has the result as it is recorded, or of this run of the chunk."""
-        source = submission.toys[_index_of(run)].refers_to
+        toy = submission.toys[_index_of(run)]
+        source = toy.refers_to
+        self._check(toy.member == "run", 5, f"{run} runs without a path")
         if source is None:
             self._check(run.told is None, 5, f"{run} has a number")
             return
@@ -113,12 +118,17 @@ class LinkChecks:
                 group = members(submission, outcome.index)
                 after = tuple({other for member in group for other in submission.toys[member].after} - set(group))
             states = {index: _state(facts.outcome(index, counted=False)) for index in after}
+            self._check(outcome.status != INVALID, 5, f"a placeholder was a value: {outcome}")
             words = f"operation {outcome.index} of batch {batch_id} has {outcome} in {record.chunk_id}, after {states}"
             have_succeeded = all(state is OutcomeState.SUCCEEDED for state in states.values())
             if outcome.state is OutcomeState.SUCCEEDED:
                 self._check(have_succeeded, 5, words)
             elif outcome.status == DEPENDENCY_FAILED:
                 has_failed = any(state is OutcomeState.FAILED for state in states.values()) or toy.group is not None
+                if not has_failed and toy.refers_to is not None and toy.member == "nothing":
+                    detail = (outcome.error or {}).get("detail", "")
+                    is_told = states[toy.refers_to] is OutcomeState.SUCCEEDED and detail.endswith("has no nothing.")
+                    has_failed = is_told or (redriven_from(record.chunk_id) is not None and not have_succeeded)
                 is_redrive = redriven_from(record.chunk_id) is not None  # what it needs may be open, or have ended
                 self._check(has_failed or (is_redrive and not have_succeeded), 2, words)
             elif outcome.state is OutcomeState.FAILED and (outcome.error or {}).get("title") != "Stopped":
@@ -185,7 +195,7 @@ class LinkChecks:
     def check_answer(self, submission: Submission, statuses: Sequence[int]) -> None:
         """Check the answer of a small batch in the same way."""
         for index, toy in enumerate(submission.toys):
-            blocked = any(statuses[other] >= 400 for other in toy.after)
+            blocked = any(statuses[other] >= 400 for other in toy.after) or toy.member == "nothing"
             is_right = (statuses[index] == DEPENDENCY_FAILED) == blocked
             if toy.group is not None:
                 is_right = len({statuses[other] < 400 for other in members(submission, index)}) == 1

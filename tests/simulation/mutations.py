@@ -628,7 +628,6 @@ MUTATIONS = {
         ("uploads", 19, uploads.count_the_lines_of_a_group_alone),
         ("uploads", 120, uploads.compare_only_the_ids_that_are_written),
         ("uploads", 21, uploads.forget_the_errors_of_earlier_groups),
-        ("links", 0, links.take_any_result),
     ]
 }
 MUTATIONS_AT_CALLS = {
@@ -759,6 +758,12 @@ MUTATIONS_AT_CALLS = {
         ),
         MutationAtCall("poison in a chain", 0, Hit.FAIL_BEFORE, links.blame_a_whole_component),
         MutationAtCall("a failure in the middle of a chain", 0, Hit.FAIL_BEFORE, links.forget_paths_on_the_way),
+        MutationAtCall(
+            "a reference to nothing, and to what is tried again", 0, Hit.FAIL_BEFORE, links.run_what_has_no_path
+        ),
+        MutationAtCall(
+            "a reference to nothing, retried", 0, Hit.FAIL_BEFORE, links.leave_what_has_no_path_to_the_runner
+        ),
         MutationAtCall("a failure in the middle of a chain", 13, Hit.CRASH_AFTER, links.record_no_paths),
         MutationAtCall(
             "references to what has succeeded since, retried",

@@ -154,6 +154,11 @@ def referring(*of: Toy) -> tuple[Toy, ...]:
     return tuple(replace(toy, refers_to=toy.after[-1]) if toy.after else toy for toy in of)
 
 
+def without_value(index: int, *of: Toy) -> tuple[Toy, ...]:
+    """Let the path of an operation refer to what its result does not have."""
+    return tuple(replace(toy, member="nothing") if number == index else toy for number, toy in enumerate(of))
+
+
 def grouped(count: int, *of: Toy) -> tuple[Toy, ...]:
     """Let the first operations be an atomic group."""
     return tuple(replace(toy, group="g") if index < count else toy for index, toy in enumerate(of))
@@ -620,6 +625,22 @@ SITUATIONS = {
         linked({2: (0, 1), 3: (0,)}, *toys("/recover", times=1, seconds=2), *toys("/break", "/succeed", "/succeed")),
         retry_in_a_suspect_batch,
         Event.CHUNK_HALVED,
+        settings={"chunk_operations": 4},
+    ),
+    "a reference to nothing, retried": Situation(
+        without_value(
+            2, *referring(*linked({2: (1,)}, *toys("/recover", times=1, seconds=2), *toys(*["/succeed"] * 2)))
+        ),
+        retry_in_a_suspect_batch,
+        Event.BATCH_RETRIED,
+        settings={"chunk_operations": 4},
+    ),
+    "a reference to nothing, and to what is tried again": Situation(
+        without_value(
+            2, *referring(*linked({2: (1, 0)}, *toys("/succeed"), *toys("/flaky", times=1), *toys("/succeed")))
+        ),
+        submit,
+        Event.OPERATION_BROKE,
         settings={"chunk_operations": 4},
     ),
     "references to what has succeeded since, retried": Situation(

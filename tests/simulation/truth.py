@@ -75,22 +75,25 @@ class Run:
 class Toy:
     """One operation of a submission: its handler, how it behaves, and the operations that it depends on.
 
-    Its path may refer to the result of one of these.
+    Its path may refer to the result of one of these, or to a `member` that this result does not have.
     """
 
     path: str
     plan: Plan
     after: tuple[int, ...] = ()
     refers_to: int | None = None
+    member: str = "run"
     group: str | None = None
 
     @property
     def can_succeed(self) -> bool:
-        return self.path not in NEVER_SUCCEED
+        return self.path not in NEVER_SUCCEED and self.member == "run"
 
     @property
     def can_fail(self) -> bool:
         """Return True if the operation can fail by itself, without killing a consumer."""
+        if self.member != "run":
+            return True
         if self.path in TRY_AGAIN:
             return self.plan.times >= MAX_ATTEMPTS
         return self.path in NEVER_SUCCEED - POISON or (self.path == "/recover" and self.plan.times > 0)
@@ -102,7 +105,7 @@ class Toy:
 
     @property
     def can_fail_once(self) -> bool:
-        return self.path in TRY_AGAIN | NEVER_SUCCEED | {"/turned-away", "/recover"}
+        return self.can_fail or self.path in TRY_AGAIN | NEVER_SUCCEED | {"/turned-away", "/recover"}
 
 
 @dataclass
