@@ -22,6 +22,7 @@ from penstock.running.runner import Runner
 from penstock.service.access import access
 from penstock.service.audit import audited
 from penstock.service.batches.export_run import EXPORTING, Exports
+from penstock.service.batches.export_urls import EXPORT_URLS, ExportUrls
 from penstock.service.callers import Callers
 from penstock.service.console.live import LIVE, Live
 from penstock.service.console.pages import pages, set_page_headers
@@ -127,6 +128,7 @@ def create_app(
     app[WATCHER] = create_watcher(app)
     app[OUTCOMES] = SharedOutcomes(app)
     app[EXPORTING] = Exports(app)
+    app[EXPORT_URLS] = ExportUrls(app)
     app[STREAMS] = Streams(clock, has_tenants=settings.has_tenants)
     app.on_shutdown.append(_end_streams)
     app.on_cleanup.append(_leave_exports)

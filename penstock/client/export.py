@@ -17,7 +17,7 @@ _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60)
 class ExportFile(msgspec.Struct, frozen=True):
     """A file of an export. `sha256` is that of its content.
 
-    Its URL needs no key, and is valid for an hour. It is empty while the export is made.
+    Its URL needs no key, and is valid for at least 50 minutes. It is empty while the export is made.
     """
 
     name: str

@@ -30,7 +30,7 @@ def manifest_of(export: Export) -> dict[str, Any]:
     }
 
 
-def export_body(export: Export, urls: Mapping[str, str], urls_expire_at: float) -> dict[str, Any]:
+def export_body(export: Export, urls: Mapping[str, str], urls_expire_at: float | None) -> dict[str, Any]:
     """Return the export for its client. `urls` has those of its files by their keys. It is empty while it is made."""
     manifest = manifest_of(export)
     parts = [{"name": part["key"].rpartition("/")[2], **part} for part in manifest["parts"]]
@@ -42,7 +42,7 @@ def export_body(export: Export, urls: Mapping[str, str], urls_expire_at: float) 
         "url": export_url(export),
         "parts": [_with_url(part, urls) for part in parts],
         "manifestUrl": urls.get(export.manifest_key),
-        "urlsExpireAt": time_text(urls_expire_at),
+        "urlsExpireAt": None if urls_expire_at is None else time_text(urls_expire_at),
     }
 
 

@@ -16,17 +16,16 @@ from penstock.service.audit import Action, auditing
 from penstock.service.batches.export_document import export_body, export_url
 from penstock.service.batches.export_files import GZIP, TYPES
 from penstock.service.batches.export_run import EXPORTING, counted, write
+from penstock.service.batches.export_urls import EXPORT_URLS
 from penstock.service.batches.results import read_state
 from penstock.service.batches.status import Progress, find_batch, find_progress
 from penstock.service.content import check_no_body
 from penstock.service.json_answer import json_answer
-from penstock.service.keys import BACKEND, CLOCK, TURNS
+from penstock.service.keys import BACKEND, CLOCK
 from penstock.service.paging import read_once
 
-URL_SECONDS = 3_600
 QUICK_SECONDS = 1.0  # that the first answer waits for a small export
 AGAIN_SECONDS = "2"
-SIGNED_IN_TURN = 10  # URLs: making one takes almost a millisecond, and waits for nothing
 _PARAMETERS = ("format", "status", "compression")
 _EXPORT_ID = re.compile(r"[0-9a-f]{20}")
 
@@ -106,20 +105,11 @@ async def _answer(request: web.Request, export: Export, status: int = 200) -> we
 
 
 async def body_of(request: web.Request, export: Export) -> dict[str, Any]:
-    """Return what a client sees of an export."""
-    urls = await _urls(request, export) if export.state is ExportState.COMPLETED else {}
-    return export_body(export, urls, request.app[CLOCK].now() + URL_SECONDS)
-
-
-async def _urls(request: web.Request, export: Export) -> dict[str, str]:
-    """Return the URLs of the files by their keys."""
-    bucket, urls = _require_bucket(request), dict[str, str]()
-    for number, key in enumerate([export.manifest_key, *(part.key for part in export.parts)]):
-        if number % SIGNED_IN_TURN == 0:
-            await request.app[TURNS].next()
-        name = f"{export.batch_id}-{key.rpartition('/')[2]}"
-        urls[key] = await bucket.offer_download(key, name, URL_SECONDS)
-    return urls
+    """Return what a client sees of an export. One that runs has no URLs: its client asks again and again."""
+    if export.state is not ExportState.COMPLETED:
+        return export_body(export, {}, None)
+    signed = await request.app[EXPORT_URLS].of(export)
+    return export_body(export, signed.urls, signed.expire_at)
 
 
 def _require_bucket(request: web.Request) -> Bucket:

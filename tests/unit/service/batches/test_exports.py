@@ -15,7 +15,7 @@ from aiohttp import web
 from penstock import Operations, Reject, zstd
 from penstock.errors import Unavailable
 from penstock.export import LEASE_SECONDS, MOST_PARTS, MOST_TRIES, Export, ExportPart, encode_export
-from penstock.service.batches import export_files, export_run, families
+from penstock.service.batches import export_files, export_run, export_urls, families
 from penstock.service.batches.export_run import EXPORTING, Exports
 from penstock.service.keys import TURNS
 from penstock.testing import MemoryBucket, TestBulk
@@ -456,7 +456,7 @@ async def test_an_export_of_before_and_after_a_retry_fails() -> None:
 
 @pytest.mark.usefixtures("small_parts")
 async def test_the_urls_of_many_files_are_signed_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("penstock.service.batches.exports.SIGNED_IN_TURN", 2)
+    monkeypatch.setattr(export_urls, "SIGNED_IN_TURN", 2)
     async with TestBulk(operations) as bulk:
         made = await export(bulk, await run_batch(bulk, 50))
         taken, turns = list[None](), bulk._apps[0][TURNS]
@@ -467,5 +467,9 @@ async def test_the_urls_of_many_files_are_signed_in_turns(monkeypatch: pytest.Mo
             await take()
 
         monkeypatch.setattr(turns, "next", note)
-        await bulk.request("GET", made["url"])
+        kept = (await bulk.request("GET", made["url"])).body
+        assert (kept, len(taken)) == (made, 0)
+        bulk.clock.advance(export_urls.KEPT_SECONDS)
+        new = (await bulk.request("GET", made["url"])).body
         assert len(taken) == -(-(1 + len(made["parts"])) // 2) > 1
+        assert new["urlsExpireAt"] > kept["urlsExpireAt"]
