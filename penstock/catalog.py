@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from penstock.clock import SKEW_SECONDS
+
 
 @dataclass(frozen=True, slots=True)
 class CatalogEntry:
@@ -23,8 +25,8 @@ class CatalogEntry:
         return now >= int(self.expires_at)
 
     def deleted(self, now: float) -> "CatalogEntry":
-        """Return what to write in order to delete the entry."""
-        return replace(self, content={}, expires_at=float(int(now)))
+        """Return what to write in order to delete the entry. It is gone for programs whose clock is behind, too."""
+        return replace(self, content={}, expires_at=float(int(now) - SKEW_SECONDS))
 
 
 class CatalogStore(Protocol):

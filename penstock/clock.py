@@ -5,6 +5,8 @@ import time
 from functools import partial
 from typing import Protocol
 
+SKEW_SECONDS = 30  # by which the wall time of two programs differs at most
+
 # Linux's usual monotonic clock stands still while a machine is suspended. Leases go on, so this one must go on, too.
 _MONOTONIC = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 

@@ -23,6 +23,7 @@ from penstock.aws.store import DynamoDbStore
 from penstock.batch import Batch, BatchState, Counts, Ending, FailureLimit, sum_counts
 from penstock.catalog import CatalogEntry
 from penstock.chunk import Operation, follow_up_id, group_of, planned_number
+from penstock.clock import SKEW_SECONDS
 from penstock.errors import AcceptanceLost, LostItem, Misconfigured, Unavailable
 from penstock.eta import slice_at
 from penstock.export import Export, ExportPart
@@ -2185,7 +2186,7 @@ async def test_catalog_entry_is_read_replaced_and_deleted(store: Store) -> None:
     found = await store.read_entries(entry.kind, entry.tenant, ["file-2", "file-3", "file-1"])
     assert sorted(found, key=lambda one: one.id) == [entry.deleted(NOW), other]
     assert await store.read_entries(entry.kind, entry.tenant, []) == []
-    assert entry.deleted(NOW).is_gone(NOW)
+    assert entry.deleted(NOW).is_gone(NOW - SKEW_SECONDS)
     assert not entry.is_gone(NOW)
 
 

@@ -18,6 +18,7 @@ from http import HTTPStatus
 from aiohttp import web
 
 from penstock.batch import Batch, BatchState
+from penstock.clock import SKEW_SECONDS
 from penstock.service.dialects.openai.batch_entry import KIND, BatchEntry
 from penstock.service.dialects.openai.batches import is_accepted
 from penstock.service.dialects.openai.errors import OpenAIError
@@ -30,7 +31,6 @@ REPEATED_SECONDS = 600
 MOST_EARLIER = 1_000  # batches that a repeated request looks at
 ENTRIES_IN_STEP = 100
 FEW_ENTRIES = 5  # that a first request reads at first
-SKEW_SECONDS = 30  # by which clocks of front ends differ at most
 WAIT_SECONDS = 0.25
 
 
