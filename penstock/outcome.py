@@ -641,7 +641,8 @@ def _unresolved(chunk: Chunk, verdicts: Mapping[int, Verdict], states: Mapping[i
 
     One that cannot run anyway, because an operation that it depends on has failed, is left out.
     """
-    results, pathless = Results(chunk.operations), dict(chunk.pathless)
+    left = [operation for operation in chunk.operations if operation.index not in verdicts]
+    results, pathless = Results(left), dict(chunk.pathless)
     if not (results or pathless):
         return {}
     note_results(results, verdicts.values())
