@@ -4,7 +4,7 @@ They are in the order of their batches. If the size of a file is not kept, the f
 many requests that were rendered. It also ends after many batches, even if none of them has a file.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
 
 from aiohttp import web
@@ -15,7 +15,7 @@ from penstock.service.batches.status import Progress
 from penstock.service.caller import tenant_of
 from penstock.service.dialects.openai.batch_entry import KIND, BatchEntry
 from penstock.service.dialects.openai.batch_object import ERRORS, OUTPUT
-from penstock.service.dialects.openai.batches import is_accepted, running_of
+from penstock.service.dialects.openai.batches import MOST_COUNTERS, is_accepted, running_of
 from penstock.service.dialects.openai.outputs import (
     DELETED,
     SIZES,
@@ -59,11 +59,11 @@ async def _outputs(request: web.Request, page: Page) -> AsyncIterator[tuple[Outp
     request[SHARE].grow_to(_ENTRIES_BYTES)
     if after is not None and kind == OUTPUT:
         same = await request.app[BACKEND].store.read_entry(KIND, tenant_of(request), after)
-        for output, size in await _files_of(request, [] if same is None else [BatchEntry.of_entry(same)]):
+        async for output, size in _files_of(request, [] if same is None else [BatchEntry.of_entry(same)]):
             if output.kind == ERRORS:
                 yield output, size
     async for entries in _batches(request, page, after):
-        for one in await _files_of(request, entries):
+        async for one in _files_of(request, entries):
             yield one
 
 
@@ -77,13 +77,35 @@ async def _batches(request: web.Request, page: Page, after: str | None) -> Async
         after = found[-1].id
 
 
-async def _files_of(request: web.Request, entries: Sequence[BatchEntry]) -> list[tuple[Output, int | None]]:
-    """Return the files of those batches that have ended. This makes a few calls for all of them together."""
-    store, tenant, now = request.app[BACKEND].store, tenant_of(request), request.app[CLOCK].now()
-    batches = await store.read_batches([entry.id for entry in entries])
+async def _files_of(request: web.Request, entries: Sequence[BatchEntry]) -> AsyncIterator[tuple[Output, int | None]]:
+    """Yield the files of those batches that have ended."""
+    batches = await request.app[BACKEND].store.read_batches([entry.id for entry in entries])
+    now = request.app[CLOCK].now()
     ended = [entry for entry in entries if _may_have_files(entry, batches.get(entry.id), now)]
-    if not ended:
-        return []
+    for run in in_runs(ended, [len(batches[entry.id].group_totals) for entry in ended]):
+        for one in await _files_of_run(request, run, batches):
+            yield one
+
+
+def in_runs(entries: Sequence[BatchEntry], counters: Sequence[int]) -> Iterator[list[BatchEntry]]:
+    """Yield the entries in runs. All batches of a run together have few counters, unless it is only one batch."""
+    run: list[BatchEntry] = []
+    total = 0
+    for entry, count in zip(entries, counters, strict=True):
+        if run and total + count > MOST_COUNTERS:
+            yield run
+            run, total = [], 0
+        run.append(entry)
+        total += count
+    if run:
+        yield run
+
+
+async def _files_of_run(
+    request: web.Request, ended: Sequence[BatchEntry], batches: Mapping[str, Batch]
+) -> list[tuple[Output, int | None]]:
+    """Return the files of batches that have ended. This makes a few calls for all of them together."""
+    store, tenant = request.app[BACKEND].store, tenant_of(request)
     groups = await store.read_groups_of([batches[entry.id] for entry in ended])
     outputs: list[Output] = []
     for entry, read in zip(ended, groups, strict=True):

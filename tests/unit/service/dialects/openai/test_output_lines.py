@@ -7,7 +7,9 @@ import pytest
 from pydantic_core import to_json
 
 from penstock.outcome import OutcomeState
+from penstock.service.dialects.openai.batch_entry import BatchEntry
 from penstock.service.dialects.openai.output_lines import lines_of
+from penstock.service.dialects.openai.output_list import in_runs
 
 CANCELLED = {"code": "batch_cancelled", "message": "This request was not executed, because the batch was cancelled."}
 EXPIRED = {
@@ -88,3 +90,10 @@ def test_request_that_did_not_run_has_no_response(state: OutcomeState, written: 
     outcome = {"id": "a", "status": 410, "error": {"title": "Cancelled"}}
     [line] = lines_of(state, "01ARZ", [7], [to_json(outcome)])
     assert json.loads(line) == {"id": "batch_req_01ARZ_7", "custom_id": "a", "response": None, "error": written}
+
+
+def test_batches_with_many_counters_are_read_in_runs() -> None:
+    entries = [BatchEntry(str(number), "t", 0.0, 1.0, "file-1", "/v1/x", "24h", "") for number in range(6)]
+    runs = in_runs(entries, [400, 500, 200, 20_000, 1, 999])
+    assert [[entry.id for entry in run] for run in runs] == [["0", "1"], ["2"], ["3"], ["4", "5"]]
+    assert list(in_runs([], [])) == []
