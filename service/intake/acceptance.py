@@ -231,11 +231,20 @@ class Acceptance:
         The operations have run. So if the bucket does not work, they are recorded with what fits into the table.
         """
         verdicts = {index: one.verdict for index, one in tried.items()}
-        made, keep_lease = self._record(chunk, tried, verdicts), partial(self._keep_lease, batch)
+        made = self._record(chunk, tried, verdicts)
+        # Only a file that was written extends the lease, so the wait for the next one must end well before the lease.
+        patience, loop = self._settings.accept_seconds / 3, asyncio.get_running_loop()
         try:
-            return await LargeResults(self._backend.bucket).store(batch.tenant, batch.id, made, keep_lease)
-        except (Unavailable, Misconfigured, RejectedCall) as error:
-            get_log().error(Event.RESULTS_NOT_STORED, batch_id=batch.id, error=str(error))
+            async with asyncio.timeout(patience) as wait:
+
+                async def after_file() -> None:
+                    await self._keep_lease(batch)
+                    wait.reschedule(loop.time() + patience)
+
+                return await LargeResults(self._backend.bucket).store(batch.tenant, batch.id, made, after_file)
+        except (TimeoutError, Unavailable, Misconfigured, RejectedCall) as error:
+            reason = str(error) or "The bucket did not answer in time."
+            get_log().error(Event.RESULTS_NOT_STORED, batch_id=batch.id, error=reason)
             return self._record(chunk, tried, without_files(verdicts))
 
     async def _send_dead_letters(self, batch: Batch, record: ChunkRecord, tenant: str | None) -> None:

@@ -107,12 +107,20 @@ class DownBucket(MemoryBucket):
         raise Unavailable("down")
 
 
-async def test_large_results_are_recorded_without_a_bucket_that_does_not_work(monkeypatch: pytest.MonkeyPatch) -> None:
+class SilentBucket(MemoryBucket):
+    async def write(self, key: str, content: bytes, content_type: str) -> None:
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("bucket", [DownBucket(), SilentBucket()])
+async def test_large_results_are_recorded_without_a_bucket_that_does_not_work(
+    bucket: MemoryBucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The operations have run, so they must not run again because their request was answered with an error."""
     monkeypatch.setattr("penstock.large_results.LARGE_BYTES", 1_000)
     monkeypatch.setattr("penstock.large_results.MOST_BYTES_WITHOUT_BUCKET", 15_000)
-    bulk = TestBulk(operations)
-    bulk._parts = replace(bulk._parts, bucket=DownBucket())
+    bulk = TestBulk(operations, accept_seconds=1.0)
+    bulk._parts = replace(bulk._parts, bucket=bucket)
     async with bulk:
         paths = ["/text/a", "/text/bb", "/small"]
         answer = await bulk.post([{"method": "POST", "path": path} for path in paths], headers={"Prefer": "wait=30"})
