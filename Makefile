@@ -19,7 +19,7 @@ help: ## show this list
 run: $(READY) ## everything on this machine, with the users example (ARGS=--once ends after the summary)
 	@$(BIN)/python -m examples.users $(ARGS)
 
-test: $(READY) ## the tests that need no Java, in under four minutes; ARGS="tests/unit -k lease" runs some
+test: $(READY) ## the tests that need no Java, in four to seven minutes; ARGS="tests/unit -k lease" runs some
 	$(PYTEST) --dist worksteal $(ARGS)
 
 test-full: $(READY) ## the tests that `make test` leaves out: the real servers, all seeds, every story, chaos in short
