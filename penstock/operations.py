@@ -11,19 +11,14 @@ Front ends and consumers load the same registry. Front ends validate operations 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
-from typing import Any, Generic, ParamSpec, Protocol
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol
 from urllib.parse import unquote
 
 from typing_extensions import TypeVar
 
 from penstock.errors import Flaw, Misconfigured
-from penstock.forwarding.forward import (
-    DEFAULT_RESULT_BYTES,
-    AddedHeaders,
-    Connections,
-    ForwardRoute,
-    build_forward_routes,
-)
+from penstock.forwarding.headers import AddedHeaders
 from penstock.limit import NAME_FORM, Limit, is_limit_name
 from penstock.route import (
     DEFAULT_MAX_ATTEMPTS,
@@ -36,6 +31,9 @@ from penstock.route import (
 )
 from penstock.surroundings import Lifespan, Middleware, Surroundings
 
+if TYPE_CHECKING:
+    from penstock.forwarding.forward import Connections, ForwardRoute
+
 T = TypeVar("T", default=Any)
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -43,6 +41,7 @@ R = TypeVar("R")
 M = TypeVar("M", bound=Middleware)
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+DEFAULT_RESULT_BYTES = 262_144  # of a response to a forwarded operation
 _NAMES_IN_ERROR = 20
 
 
@@ -141,7 +140,6 @@ class Operations(Generic[T]):
         self._exact: dict[tuple[str, str], Route] = {}
         self._with_parameters: dict[str, list[Route]] = {method: [] for method in METHODS}
         self._forwards: dict[str, list[ForwardRoute]] = {method: [] for method in METHODS}
-        self._connections = Connections()
         self.get: RegisterMethod = self._registrars("GET")
         self.post: RegisterMethod = self._registrars("POST")
         self.put: RegisterMethod = self._registrars("PUT")
@@ -228,6 +226,8 @@ class Operations(Generic[T]):
         Raises:
             Misconfigured: An argument is invalid, or an earlier forward matches the same paths.
         """
+        from penstock.forwarding.forward import build_forward_routes  # noqa: PLC0415 - see `_connections`
+
         asked = tuple(methods)
         if unknown := [method for method in asked if method not in METHODS]:
             raise Misconfigured(
@@ -292,6 +292,13 @@ class Operations(Generic[T]):
         All forwarded operations of the program share the connections, at most `for_each_host` to one upstream host.
         """
         return self._connections.open(for_each_host)
+
+    @cached_property
+    def _connections(self) -> "Connections":
+        """Import aiohttp only now: a process for `cpu_bound` handlers needs none, and starts a third sooner."""
+        from penstock.forwarding.forward import Connections  # noqa: PLC0415
+
+        return Connections()
 
     def _match_handler(self, method: str, path: str) -> Route | None:
         exact = self._exact.get((method, path))

@@ -10,7 +10,7 @@ import itertools
 import os
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -37,21 +37,17 @@ from penstock.forwarding.decoding import (
     decode,
     read_encodings,
 )
-from penstock.forwarding.headers import IDEMPOTENCY_KEY, check_added, check_passed, to_key_header
+from penstock.forwarding.headers import IDEMPOTENCY_KEY, AddedHeaders, check_added, check_passed, to_key_header
 from penstock.forwarding.rate_limits import pause_seconds
 from penstock.forwarding.upstream import REST, InvalidPath, Upstream, read_upstream, without_secrets
 from penstock.route import InvalidOperation, Place, Policy, Route, Signature, check_route
 from penstock.telemetry import Event, get_log
 
-DEFAULT_RESULT_BYTES = 262_144
 DEFAULT_CONNECTIONS = 10
 CONNECT_SECONDS = 10.0
 MOST_HEADER_BYTES = 65_536  # of a header of a response
 MOST_HEADERS = 1_000  # of a response
 MOST_INTERIM = 100  # responses such as 100 Continue before the response itself
-
-# The headers that an application adds to every request. A function is called for each, for example to renew a token.
-AddedHeaders = Mapping[str, str] | Callable[[], Mapping[str, str] | Awaitable[Mapping[str, str]]]
 
 _USER_AGENT = f"penstock/{installed_version()}"
 _SIGNATURE = Signature(path_parameters={}, context_parameter="context")

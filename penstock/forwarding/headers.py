@@ -1,8 +1,11 @@
 """The headers of a forwarded operation: which may be passed on, which may be added, and its idempotency key. Pure."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from urllib.parse import quote
+
+# The headers that an application adds to every request. A function is called for each, for example to renew a token.
+AddedHeaders = Mapping[str, str] | Callable[[], Mapping[str, str] | Awaitable[Mapping[str, str]]]
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
 

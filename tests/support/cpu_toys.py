@@ -32,6 +32,12 @@ def where() -> int:
     return os.getpid()
 
 
+@_post("/imported", cpu_bound=True)
+def tell_imported() -> list[str]:
+    """Return which of the large libraries this process has imported."""
+    return [name for name in ("aiohttp", "botocore", "prometheus_client") if name in sys.modules]
+
+
 @_post("/context", cpu_bound=True)
 def tell_context(context: Context) -> list[Any]:
     return [

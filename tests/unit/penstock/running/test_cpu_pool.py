@@ -92,6 +92,10 @@ async def test_handler_runs_in_another_process_that_serves_the_next_one_too(runn
     assert first == second != os.getpid()
 
 
+async def test_process_imports_nothing_that_only_a_program_needs(runner: Runner) -> None:
+    assert await result_of(runner, "/imported") == []
+
+
 async def test_context_comes_along_without_the_transaction(runner: Runner) -> None:
     assert await result_of(runner, "/context") == ["op-0", "01J", 2, "01J/op-0", None, "shop"]
 
