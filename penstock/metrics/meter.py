@@ -7,7 +7,7 @@
 import resource
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,6 +86,13 @@ class Meter:
         figures = self._new.handlers.get(handler) or self._handler(handler)
         figures.succeeded += 1
         figures.seconds.add(seconds)
+
+    def all_succeeded(self, handler: str, seconds: Sequence[float]) -> None:
+        """Count attempts that succeeded, with the seconds of each."""
+        figures = self._handler(handler)
+        figures.succeeded += len(seconds)
+        for each in seconds:
+            figures.seconds.add(each)
 
     def failed(self, handler: str, seconds: float | None) -> None:
         """Count an attempt that failed the operation. `seconds` is None if the handler did not run."""

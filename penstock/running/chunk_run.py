@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from penstock.chunk import Operation
-from penstock.outcome import Verdict
+from penstock.outcome import Outcome, Verdict
 from penstock.running.bulk import CallFailed, Lot, one_by_one
+from penstock.running.direct import Performed
 from penstock.running.left_behind import Worker, end_soon
 from penstock.running.limit_line import Line, PostponedChunk
 from penstock.running.result_memory import ChunkResults
 from penstock.running.slots import Turn, TurnWithRoom
 from penstock.running.stop import Stop
 
+_VERDICTS = (Outcome, dict)  # a tuple: `Outcome | dict` takes longer
 SLICE_SECONDS = 0.001  # about a hundred quick operations; nothing else runs on the event loop in this time
 
 
@@ -23,13 +25,14 @@ SLICE_SECONDS = 0.001  # about a hundred quick operations; nothing else runs on 
 class Performer:
     """Performs the lots of a chunk. The first three functions return verdicts by index, or raise CallFailed.
 
-    `perform` returns a coroutine of them instead if it has to wait.
+    `perform` returns a coroutine of them instead if it has to wait, and only the outcome of a quick operation.
     """
 
-    perform: Callable[[Lot, Worker], dict[int, Verdict] | Coroutine[Any, Any, dict[int, Verdict]]]
+    perform: Callable[[Lot, Worker], Performed]
     cancelled_itself: Callable[[Lot], dict[int, Verdict]]  # for a lot whose handler cancelled its own task
     timed_out: Callable[[Lot], dict[int, Verdict]]  # for a lot whose handler is left behind
     leave: Callable[[Lot, Worker], None]  # leaves the worker behind that performs a lot
+    end_slice: Callable[[], None]  # to be called after each slice of time
 
 
 class ChunkRun:
@@ -208,29 +211,31 @@ class ChunkRun:
         try:
             while True:
                 self._workers[worker] = lot = self._take_next()
-                verdicts: dict[int, Verdict] | None
+                performed: Performed | None
                 try:
                     performed = self._performer.perform(lot, worker)
-                    verdicts = performed if isinstance(performed, dict) else await self._with_report(performed)
+                    if not isinstance(performed, _VERDICTS):
+                        performed = await self._with_report(performed)
                 except CallFailed:
-                    verdicts = None
+                    performed = None
                 if worker.is_left:
                     return False
-                self._note_verdicts(lot, verdicts)
+                self._note_verdicts(lot, performed)
                 if worker.task.cancelling():
                     return False  # perhaps its handler did that: `_worker_ended` finds out
                 self._workers[worker] = None
                 self._note_end(lot)
                 begun_at, now = now, self._monotonic()
-                if verdicts is not None:
+                if performed is not None:
                     count, seconds = count + len(lot), seconds + now - begun_at
                 worker.is_marked = _is_marked(unmarked)
-                if now >= ends_at or worker.has_waited or worker.is_marked or self._line is not None:
-                    break
-                if not self._pending or self._stop.has_come or (results.held > held and results.memory.is_full):
+                is_used_up = now >= ends_at or worker.has_waited or worker.is_marked or self._line is not None
+                is_full = results.held > held and results.memory.is_full
+                if is_used_up or is_full or not self._pending or self._stop.has_come:
                     break
         finally:
             self._report_ended()
+            self._performer.end_slice()
             if count:
                 self._took(count, seconds)
         return bool(self._pending) and not worker.is_marked
@@ -302,8 +307,10 @@ class ChunkRun:
             verdicts = None
         self._note_verdicts(lot, verdicts)
 
-    def _note_verdicts(self, lot: Lot, verdicts: dict[int, Verdict] | None) -> None:
-        if verdicts is None:
+    def _note_verdicts(self, lot: Lot, verdicts: Outcome | dict[int, Verdict] | None) -> None:
+        if isinstance(verdicts, Outcome):
+            self._verdicts[verdicts.index] = verdicts
+        elif verdicts is None:
             self._note_failed(lot)
         else:
             self._verdicts.update(verdicts)

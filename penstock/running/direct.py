@@ -5,70 +5,105 @@ waits takes no coroutine but its own, and one that waits takes one more. Verdict
 """
 
 import types
-from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 from penstock.chunk import Operation
-from penstock.outcome import Verdict, size_of
+from penstock.outcome import Outcome, Verdict, size_of, succeeded
 from penstock.route import InvalidOperation, Place, Route
 from penstock.running.attempt import call_single, ends_task, in_time, meaning_of, verdict_on
 from penstock.running.bulk import Lot
 from penstock.running.left_behind import TimeLimit, Worker
 from penstock.running.result_memory import ChunkResults
 from penstock.running.source import Source
-from penstock.running.verdict import error_id, invalid, judge
+from penstock.running.verdict import error_id, invalid, is_plain, judge
 
 Call = Coroutine[Any, Any, Any]
 Verdicts = dict[int, Verdict]  # by index
+Performed = Outcome | Verdicts | Coroutine[Any, Any, Verdicts]  # an outcome alone is that of a quick operation
 
 _LOOP = Place.LOOP  # a variable, for the same reason as SUCCEEDED in `outcome.py`
 
 
-@dataclass(frozen=True, slots=True)
 class DirectCalls:
     """Performs attempts at single operations of one chunk.
 
-    `called` gets the verdict of each call with its seconds, and `rejected` the verdict on each invalid operation.
+    Most operations of a chunk have the same method and path, so the last route is kept. Most of them are quick: their
+    handler does not wait, and returns a short result. Then everything that can wait is done once for a slice of time.
     """
 
-    match: Callable[[str, str], Route]  # raises InvalidOperation
-    otherwise: Callable[[Lot, Worker, Route | None], Coroutine[Any, Any, Verdicts]]  # performs all other lots
-    source: Source
-    number: int  # of the attempt
-    monotonic: Callable[[], float]
-    results: ChunkResults
-    shows_errors: bool
-    called: Callable[[Route, Verdict, float], None]
-    rejected: Callable[[Verdict], None]
+    def __init__(
+        self,
+        match: Callable[[str, str], Route],
+        otherwise: Callable[[Lot, Worker, Route | None], Coroutine[Any, Any, Verdicts]],
+        source: Source,
+        number: int,
+        *,
+        monotonic: Callable[[], float],
+        results: ChunkResults,
+        shows_errors: bool,
+        succeeded: Callable[[Route, Sequence[float]], None],
+        called: Callable[[Route, Verdict, float], None],
+        rejected: Callable[[Verdict], None],
+    ) -> None:
+        """Create the calls of a chunk in its attempt `number`.
 
-    def perform(self, lot: Lot, worker: Worker) -> Verdicts | Coroutine[Any, Any, Verdicts]:
-        """Perform one attempt. Return its verdict, or a coroutine that returns it if the handler waits."""
+        `match` returns the route of a method and a path, or raises InvalidOperation. `otherwise` performs the lots that
+        cannot be called directly. `succeeded` gets the seconds of quick calls, `called` the verdict of each other call
+        with its seconds, and `rejected` the verdict on each invalid operation.
+        """
+        self._match = match
+        self._otherwise = otherwise
+        self._source = source
+        self._number = number
+        self._monotonic = monotonic
+        self._results = results
+        self._shows_errors = shows_errors
+        self._succeeded = succeeded
+        self._called = called
+        self._rejected = rejected
+        self._method = self._path = ""  # of the last operation
+        self._route: Route | None = None  # to which they lead, if its handler can be called directly
+        self._seconds: list[float] = []  # of the quick calls of its handler that are not counted yet
+
+    def perform(self, lot: Lot, worker: Worker) -> Performed:
+        """Perform one attempt. Return its outcome or verdict, or a coroutine that returns it if the handler waits."""
         operation = lot[0]
+        route = self._route
+        if route is None or operation.path != self._path or operation.method != self._method:
+            try:
+                route = self._match(operation.method, operation.path)
+            except InvalidOperation:
+                return self._otherwise(lot, worker, None)
+            if route.place is not _LOOP or route.policy.bulk:
+                return self._otherwise(lot, worker, route)
+            self.end_slice()
+            self._method, self._path, self._route = operation.method, operation.path, route
         try:
-            route = self.match(operation.method, operation.path)
-        except InvalidOperation:
-            return self.otherwise(lot, worker, None)
-        if route.place is not _LOOP or route.policy.bulk:
-            return self.otherwise(lot, worker, route)
-        try:
-            arguments = route.arguments(operation.path, operation.body, shows_errors=self.shows_errors)
+            arguments = route.arguments(operation.path, operation.body, shows_errors=self._shows_errors)
         except InvalidOperation as error:
             verdict: Verdict = invalid(operation, error)
-            self.rejected(verdict)
+            self._rejected(verdict)
             return {operation.index: verdict}
-        begun_at = self.monotonic()
+        begun_at = self._monotonic()
         cancelling = worker.task.cancelling()
         try:
-            called = call_single(route, self.source, self.number, (operation, arguments), None)
+            called = (
+                route.handler(**arguments)
+                if route.signature.context_parameter is None
+                else call_single(route, self._source, self._number, (operation, arguments), None)
+            )
             call = called if isinstance(called, types.CoroutineType) else _await(called)
             try:
                 awaited = call.send(None)
             except StopIteration as end:
                 returned = end.value
             else:
-                limit = TimeLimit(begun_at, route.policy.timeout_seconds, self.monotonic, worker, cancelling)
+                limit = TimeLimit(begun_at, route.policy.timeout_seconds, self._monotonic, worker, cancelling)
                 return self._wait(route, operation, limit, call, awaited)
+            if type(returned) is dict and is_plain(returned) and not self._results.memory.expects_much(route.name):
+                self._seconds.append(self._monotonic() - begun_at)
+                return succeeded(operation, route.policy.status, returned.copy())
             verdict = verdict_on(route, operation, returned)
         except BaseException as error:
             error = meaning_of(error, worker)
@@ -77,10 +112,17 @@ class DirectCalls:
             verdict = self._judge(route, operation, error)
         return self._end(route, operation, verdict, begun_at)
 
+    def end_slice(self) -> None:
+        """Count the quick calls since the last slice."""
+        if self._seconds:
+            assert self._route is not None
+            self._succeeded(self._route, self._seconds)
+            self._seconds = []
+
     async def _wait(self, route: Route, operation: Operation, limit: TimeLimit, call: Call, awaited: Any) -> Verdicts:
         """Await the rest of a call that waits for `awaited`. Return no verdict if its worker was left behind."""
         worker = limit.worker
-        memory = self.results.memory
+        memory = self._results.memory
         if memory.expects_much(route.name):
             memory.start(route.name, 1, worker)
         try:
@@ -99,16 +141,16 @@ class DirectCalls:
             memory.end(worker)  # after the result is counted, so that no other operation gets this memory
 
     def _judge(self, route: Route, operation: Operation, error: BaseException) -> Verdict:
-        id_ = None if self.shows_errors else error_id(self.source.name_of(operation), self.number)
+        id_ = None if self._shows_errors else error_id(self._source.name_of(operation), self._number)
         return judge(error, operation, route, id_)
 
     def _end(self, route: Route, operation: Operation, verdict: Verdict, begun_at: float) -> Verdicts:
         """Count a call, and return its verdict."""
         verdicts = {operation.index: verdict}
-        self.called(route, verdict, self.monotonic() - begun_at)
-        memory = self.results.memory
+        self._called(route, verdict, self._monotonic() - begun_at)
+        memory = self._results.memory
         if size_of(verdict) or memory.expects_much(route.name):
-            self.results.add(memory.learn(route.name, verdicts))
+            self._results.add(memory.learn(route.name, verdicts))
         return verdicts
 
 

@@ -34,7 +34,7 @@ from penstock.running.attempt import Attempt, OpenTransaction, ends_task, prepar
 from penstock.running.bulk import CallFailed, Lot, neighbours, one_by_one, together
 from penstock.running.chunk_run import ChunkRun, Performer
 from penstock.running.cpu_pool import CpuPool, Job, count_cores
-from penstock.running.direct import DirectCalls, Verdicts
+from penstock.running.direct import DirectCalls, Performed, Verdicts
 from penstock.running.in_order import run_in_order
 from penstock.running.joining import gather, join
 from penstock.running.left_behind import LeftTasks, Worker, end_soon
@@ -140,9 +140,10 @@ class Runner:
         has_links = chunk.has_links
 
         def new_run(turn: Turn | TurnWithRoom | Line | None, gates: Sequence[LimitGate], number: int) -> ChunkRun:
-            perform = self._performing(source, number, counted, has_groups=has_links)
+            perform, end_slice = self._performing(source, number, counted, has_groups=has_links)
             performer = Performer(
                 perform=_noting_at(gates, perform) if gates else perform,
+                end_slice=end_slice,
                 cancelled_itself=self._cancelled_itself,
                 timed_out=lambda lot: self._timed_out(lot, source, number),
                 leave=lambda lot, worker: self._leave(lot, source, worker, has_slot=has_slot),
@@ -228,24 +229,25 @@ class Runner:
 
     def _performing(
         self, source: Source, number: int, results: ChunkResults, *, has_groups: bool
-    ) -> Callable[[Lot, Worker], Verdicts | Coroutine[Any, Any, Verdicts]]:
-        """Return the function that performs the lots of a chunk."""
+    ) -> tuple[Callable[[Lot, Worker], Performed], Callable[[], None]]:
+        """Return the function that performs the lots of a chunk, and the one to call after each slice of time."""
         operations = self._operations
         has_more = operations.transaction is not None or operations.surroundings.middleware or has_groups
         if self._observer is not None or has_more:
-            return lambda lot, worker: self.run(lot, source, number, worker=worker, results=results)
+            return lambda lot, worker: self.run(lot, source, number, worker=worker, results=results), lambda: None
         calls = DirectCalls(
             operations.match,
             lambda lot, worker, route: self.run(lot, source, number, worker=worker, results=results, route=route),
             source,
             number,
-            self._monotonic,
-            results,
+            monotonic=self._monotonic,
+            results=results,
             shows_errors=self._shows_errors,
+            succeeded=self._note_quick_calls,
             called=partial(self._note_call, number),
             rejected=lambda _: self._meter.failed(UNKNOWN_HANDLER, None),
         )
-        return calls.perform
+        return calls.perform, calls.end_slice
 
     def _sort(self, operations: Sequence[Operation]) -> list[tuple[Place, str | None, list[Lot]]]:
         """Group operations into lots, and these by the place where they run and by their limit.
@@ -686,15 +688,15 @@ class Runner:
             return transaction or own
         return None if own is None else lambda: nullcontext(NoTransaction(route.name))
 
+    def _note_quick_calls(self, route: Route, seconds: Sequence[float]) -> None:
+        """Note calls of a handler that have succeeded, and the seconds of each."""
+        self._note_spent(route, len(seconds), sum(seconds) / len(seconds))
+        self._meter.all_succeeded(route.name, seconds)
+
     def _note_call(self, number: int, route: Route, verdict: Verdict, seconds: float) -> None:
         """Note the call of a handler for a single operation."""
-        spent = self._spent[route.name]
-        spent.count += 1
-        spent.seconds += seconds
-        if isinstance(verdict, Outcome) and verdict.state is SUCCEEDED:
-            self._meter.succeeded(route.name, seconds)
-        else:
-            self._count_one(route.name, verdict, number, seconds)
+        self._note_spent(route, 1, seconds)
+        self._count_one(route.name, verdict, number, seconds)
 
     def _note_spent(self, route: Route, count: int, seconds: float) -> None:
         spent = self._spent[route.name]
@@ -799,13 +801,15 @@ def _line(
 
 
 def _noting_at(
-    gates: Sequence[LimitGate], perform: Callable[[Lot, Worker], Verdicts | Coroutine[Any, Any, Verdicts]]
+    gates: Sequence[LimitGate], perform: Callable[[Lot, Worker], Performed]
 ) -> Callable[[Lot, Worker], Verdicts | Coroutine[Any, Any, Verdicts]]:
     """Return a function that performs lots, and notes at the gates what became of them."""
 
     def perform_and_note(lot: Lot, worker: Worker) -> Verdicts | Coroutine[Any, Any, Verdicts]:
         starts = [(gate, gate.now()) for gate in gates]
-        performed = perform(lot, worker)
+        outcome = perform(lot, worker)
+        performed: Verdicts | Coroutine[Any, Any, Verdicts]
+        performed = {outcome.index: outcome} if isinstance(outcome, Outcome) else outcome
         for gate, started_at in starts:
             performed = noting(gate, performed, started_at)
         return performed

@@ -152,11 +152,15 @@ def _returned_coroutine(route: Route) -> str:
     )
 
 
-def _is_plain(members: dict[Any, Any]) -> bool:
+def is_plain(members: dict[Any, Any]) -> bool:
     """Return True if a dict is its own JSON value, and is short. Checking that is faster than encoding and parsing it.
+
+    Copy one that is. The handler may keep it, and change it later.
 
     Subclasses of these types may be encoded in another way. Texts that are not ASCII may have no encoding.
     """
+    if len(members) > _FEW_MEMBERS:
+        return False
     size = 0
     for name, value in members.items():
         kind = type(value)
@@ -182,8 +186,8 @@ def as_json(route: Route, result: Any) -> Any:
     """
     if result is None:
         return None
-    if type(result) is dict and len(result) <= _FEW_MEMBERS and _is_plain(result):
-        return result.copy()  # the handler may keep its own, and change it later
+    if type(result) is dict and is_plain(result):
+        return result.copy()
     if inspect.iscoroutine(result):
         result.close()
         raise Misconfigured(_returned_coroutine(route))

@@ -321,6 +321,34 @@ async def test_every_attempt_is_counted_as_what_it_came_to(path: str, attempt: i
     assert (getattr(handler, counted), handler.count, handler.seconds.count) == (1, 1, 1)
 
 
+async def test_quick_operations_of_one_slice_are_counted_for_their_own_handlers() -> None:
+    quick, meter = Operations[Any](), Meter()
+
+    @quick.post("/plain")
+    async def plain() -> dict[str, int]:
+        return {"n": 1}
+
+    @quick.post("/other")
+    async def other() -> dict[str, int]:
+        return {"n": 2}
+
+    @quick.post("/text")
+    async def text() -> str:
+        return "a result that is no object"
+
+    runner = Runner(quick, 1, meter=meter)
+    verdicts = await runner.run_chunk(
+        make_chunk("/plain", "/other", "/plain", "/text", "/plain"), SOURCE, Stop(), lambda _: None
+    )
+    assert list(verdicts) == [0, 1, 2, 3, 4]
+    assert counted(meter) == {"POST /plain": (0, 3), "POST /other": (0, 1), "POST /text": (0, 1)}
+    assert {name: spent.count for name, spent in runner.take_spent().items()} == {
+        "POST /plain": 3,
+        "POST /other": 1,
+        "POST /text": 1,
+    }
+
+
 async def test_attempt_that_is_cut_short_is_not_counted() -> None:
     meter = Meter()
     running = asyncio.create_task(run_one(Runner(operations, 1, meter=meter), make_operation("/sleep"), SOURCE, 1))
