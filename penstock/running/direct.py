@@ -16,7 +16,7 @@ from penstock.running.bulk import Lot
 from penstock.running.left_behind import TimeLimit, Worker
 from penstock.running.result_memory import ChunkResults
 from penstock.running.source import Source
-from penstock.running.verdict import error_id, invalid, is_plain, judge
+from penstock.running.verdict import NOT_PLAIN, error_id, invalid, judge, plain_copy
 
 Call = Coroutine[Any, Any, Any]
 Verdicts = dict[int, Verdict]  # by index
@@ -71,14 +71,10 @@ class DirectCalls:
         operation = lot[0]
         route = self._route
         if route is None or operation.path != self._path or operation.method != self._method:
-            try:
-                route = self._match(operation.method, operation.path)
-            except InvalidOperation:
-                return self._otherwise(lot, worker, None)
-            if route.place is not _LOOP or route.policy.bulk:
-                return self._otherwise(lot, worker, route)
-            self.end_slice()
-            self._method, self._path, self._route = operation.method, operation.path, route
+            found = self._find(operation)
+            if found is None or found.place is not _LOOP or found.policy.bulk:
+                return self._otherwise(lot, worker, found)
+            route = self._remember(operation, found)
         try:
             arguments = route.arguments(operation.path, operation.body, shows_errors=self._shows_errors)
         except InvalidOperation as error:
@@ -101,9 +97,10 @@ class DirectCalls:
             else:
                 limit = TimeLimit(begun_at, route.policy.timeout_seconds, self._monotonic, worker, cancelling)
                 return self._wait(route, operation, limit, call, awaited)
-            if type(returned) is dict and is_plain(returned) and not self._results.memory.expects_much(route.name):
+            result = plain_copy(returned)
+            if result is not NOT_PLAIN and not self._results.memory.expects_much(route.name):
                 self._seconds.append(self._monotonic() - begun_at)
-                return succeeded(operation, route.policy.status, returned.copy())
+                return succeeded(operation, route.policy.status, result)
             verdict = verdict_on(route, operation, returned)
         except BaseException as error:
             error = meaning_of(error, worker)
@@ -111,6 +108,19 @@ class DirectCalls:
                 raise
             verdict = self._judge(route, operation, error)
         return self._end(route, operation, verdict, begun_at)
+
+    def _find(self, operation: Operation) -> Route | None:
+        try:
+            return self._match(operation.method, operation.path)
+        except InvalidOperation:
+            return None
+
+    def _remember(self, operation: Operation, route: Route) -> Route:
+        """Keep the route for the next operations, and return it."""
+        if route is not self._route:
+            self.end_slice()
+        self._method, self._path, self._route = operation.method, operation.path, route
+        return route
 
     def end_slice(self) -> None:
         """Count the quick calls since the last slice."""

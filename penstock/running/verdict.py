@@ -17,6 +17,7 @@ from penstock.route import InvalidOperation, Place, Route, UnknownOperation
 from penstock.telemetry import Event, get_log
 
 CANCELLED_ITSELF = "The handler cancelled its own task."
+NOT_PLAIN: Any = object()  # instead of the copy of a result, which may be None
 _FEW_MEMBERS = 8
 _BYTES_OF_A_MEMBER = 10  # its quotes and separators, and most numbers
 _LARGEST_PLAIN_NUMBER = 2**53
@@ -152,31 +153,35 @@ def _returned_coroutine(route: Route) -> str:
     )
 
 
-def is_plain(members: dict[Any, Any]) -> bool:
-    """Return True if a dict is its own JSON value, and is short. Checking that is faster than encoding and parsing it.
+def plain_copy(result: Any) -> Any:
+    """Return a copy of a short result that is its own JSON value: None, or a dict of plain members.
 
-    Copy one that is. The handler may keep it, and change it later.
-
-    Subclasses of these types may be encoded in another way. Texts that are not ASCII may have no encoding.
+    Otherwise return NOT_PLAIN. This is faster than encoding and parsing it. It is a copy, because the handler may keep
+    its own, and change it later. Subclasses of the plain types may be encoded in another way, and texts that are not
+    ASCII may have no encoding.
     """
-    if len(members) > _FEW_MEMBERS:
-        return False
+    if result is None:
+        return None
+    if type(result) is not dict or len(result) > _FEW_MEMBERS:
+        return NOT_PLAIN
     size = 0
-    for name, value in members.items():
+    for name, value in result.items():
         kind = type(value)
         if type(name) is not str or not name.isascii():
-            return False
+            break
         if kind is str:
             if not value.isascii():
-                return False
+                break
             size += len(value)
         elif kind is int or kind is float:
             if not -_LARGEST_PLAIN_NUMBER < value < _LARGEST_PLAIN_NUMBER:  # NaN is not less than anything
-                return False
+                break
         elif value is not None and kind is not bool:
-            return False
+            break
         size += len(name)
-    return size <= FEW_BYTES - _BYTES_OF_A_MEMBER * len(members)
+    else:
+        return result.copy() if size <= FEW_BYTES - _BYTES_OF_A_MEMBER * len(result) else NOT_PLAIN
+    return NOT_PLAIN
 
 
 def as_json(route: Route, result: Any) -> Any:
@@ -184,10 +189,9 @@ def as_json(route: Route, result: Any) -> Any:
 
     NaN and infinity do not pass. JSON cannot express them, and null would say something else.
     """
-    if result is None:
-        return None
-    if type(result) is dict and is_plain(result):
-        return result.copy()
+    plain = plain_copy(result)
+    if plain is not NOT_PLAIN:
+        return plain
     if inspect.iscoroutine(result):
         result.close()
         raise Misconfigured(_returned_coroutine(route))
