@@ -555,7 +555,7 @@ MUTATIONS = {
         ("kills", 82, forget_the_follow_ups_on_redelivery),
         ("calm", 128, finish_without_looking_at_all_groups),
         ("poison, stopped", 25, finish_whatever_the_ending_is),
-        ("rollouts", 1, release_instead_of_commit_on_stop),
+        ("rollouts", 81, release_instead_of_commit_on_stop),
         ("pauses", 6, finish_without_the_time_of_the_start),
         ("kills", 1394, show_as_queued_what_is_counted),
         ("queue", 5, commit_without_a_condition),

@@ -14,7 +14,7 @@ from tests.support.full import full
 pytestmark = pytest.mark.timeout(600)
 
 BLOCK = len(MIXES)
-FEW_BLOCKS, BLOCKS = 3, 22  # 48 seeds, and 352 in a full run
+FEW_BLOCKS, BLOCKS = 2, 22  # 32 seeds, and 352 in a full run
 
 
 @pytest.mark.parametrize("block", [*range(FEW_BLOCKS), *full(range(FEW_BLOCKS, BLOCKS))])
@@ -23,7 +23,8 @@ def test_promises_hold_under_every_mix(block: int) -> None:
         run_seed(seed)
 
 
-@pytest.mark.parametrize("seed", [4, *full([8, 9])])
+# Seed 53 has five mass deaths in one batch, and takes a quarter of the CPU time of the others.
+@pytest.mark.parametrize("seed", [53, *full([4, 8, 9])])
 @pytest.mark.parametrize("mix", [LARGE_MIXES[0].name, *full(mix.name for mix in LARGE_MIXES[1:])])
 def test_promises_hold_with_hundreds_of_operations_and_slots(mix: str, seed: int) -> None:
     run_seed(seed, mix_named(mix))
