@@ -14,6 +14,7 @@ from penstock.clock import Clock
 from penstock.message import encode_chunk, encode_dead_letter, encode_plan_request
 from penstock.outcome import ChunkRecord, dead_letters, delay_seconds, follow_up_chunks
 from penstock.queue import LONGEST_DELAY_SECONDS, MESSAGES_IN_CALL, Delivery, Message
+from penstock.runs import in_runs
 from penstock.settings import Settings
 from penstock.store import IDS_IN_CALL
 
@@ -93,13 +94,4 @@ def neighbouring_ids(ids: Iterable[str], group_totals: Sequence[int]) -> Generat
 
 def in_calls(messages: Iterable[bytes], call_bytes: int) -> Generator[list[bytes]]:
     """Yield neighbouring messages, as many as fit into one call."""
-    call: list[bytes] = []
-    size = 0
-    for message in messages:
-        if call and (len(call) == MESSAGES_IN_CALL or size + len(message) > call_bytes):
-            yield call
-            call, size = [], 0
-        call.append(message)
-        size += len(message)
-    if call:
-        yield call
+    return in_runs(messages, len, call_bytes, MESSAGES_IN_CALL)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from penstock.metrics.meter import Figures, HandlerFigures, together
 from penstock.metrics.names import GAUGES, Metric, Program, TenantMetric, Unit, metrics_of
+from penstock.runs import in_runs
 
 if TYPE_CHECKING:
     from types_aiobotocore_cloudwatch.type_defs import DimensionTypeDef, MetricDatumTypeDef
@@ -90,14 +91,8 @@ def count_of(metric: Metric, figures: Figures, overall: HandlerFigures) -> int:
 
 def calls(data: Iterable["MetricDatumTypeDef"]) -> Iterator[list["MetricDatumTypeDef"]]:
     """Yield lists of entries, each as many as fit into one call."""
-    call: list[MetricDatumTypeDef] = []
-    size = 0
-    for entry in data:
-        entry_bytes = _ENTRY_BYTES + _VALUE_BYTES * len(entry.get("Values", ()))
-        if call and (len(call) == ENTRIES_IN_CALL or size + entry_bytes > CALL_BYTES):
-            yield call
-            call, size = [], 0
-        call.append(entry)
-        size += entry_bytes
-    if call:
-        yield call
+    return in_runs(data, _bytes_of, CALL_BYTES, ENTRIES_IN_CALL)
+
+
+def _bytes_of(entry: "MetricDatumTypeDef") -> int:
+    return _ENTRY_BYTES + _VALUE_BYTES * len(entry.get("Values", ()))

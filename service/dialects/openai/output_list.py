@@ -11,6 +11,7 @@ from aiohttp import web
 
 from penstock.batch import Batch
 from penstock.catalog import CatalogEntry
+from penstock.runs import in_runs
 from penstock.service.batches.status import Progress
 from penstock.service.caller import tenant_of
 from penstock.service.dialects.openai.batch_entry import KIND, BatchEntry
@@ -82,23 +83,14 @@ async def _files_of(request: web.Request, entries: Sequence[BatchEntry]) -> Asyn
     batches = await request.app[BACKEND].store.read_batches([entry.id for entry in entries])
     now = request.app[CLOCK].now()
     ended = [entry for entry in entries if _may_have_files(entry, batches.get(entry.id), now)]
-    for run in in_runs(ended, [len(batches[entry.id].group_totals) for entry in ended]):
+    for run in in_runs_of_few_counters(ended, batches):
         for one in await _files_of_run(request, run, batches):
             yield one
 
 
-def in_runs(entries: Sequence[BatchEntry], counters: Sequence[int]) -> Iterator[list[BatchEntry]]:
+def in_runs_of_few_counters(entries: Sequence[BatchEntry], batches: Mapping[str, Batch]) -> Iterator[list[BatchEntry]]:
     """Yield the entries in runs. All batches of a run together have few counters, unless it is only one batch."""
-    run: list[BatchEntry] = []
-    total = 0
-    for entry, count in zip(entries, counters, strict=True):
-        if run and total + count > MOST_COUNTERS:
-            yield run
-            run, total = [], 0
-        run.append(entry)
-        total += count
-    if run:
-        yield run
+    return in_runs(entries, lambda entry: len(batches[entry.id].group_totals), MOST_COUNTERS)
 
 
 async def _files_of_run(

@@ -9,7 +9,8 @@ from pydantic_core import to_json
 from penstock.outcome import OutcomeState
 from penstock.service.dialects.openai.batch_entry import BatchEntry
 from penstock.service.dialects.openai.output_lines import lines_of
-from penstock.service.dialects.openai.output_list import in_runs
+from penstock.service.dialects.openai.output_list import in_runs_of_few_counters
+from tests.support.builders import build_batch
 
 CANCELLED = {"code": "batch_cancelled", "message": "This request was not executed, because the batch was cancelled."}
 EXPIRED = {
@@ -94,6 +95,7 @@ def test_request_that_did_not_run_has_no_response(state: OutcomeState, written: 
 
 def test_batches_with_many_counters_are_read_in_runs() -> None:
     entries = [BatchEntry(str(number), "t", 0.0, 1.0, "file-1", "/v1/x", "24h", "") for number in range(6)]
-    runs = in_runs(entries, [400, 500, 200, 20_000, 1, 999])
+    counters = [400, 500, 200, 20_000, 1, 999]
+    batches = {str(number): build_batch(*[1] * count) for number, count in enumerate(counters)}
+    runs = in_runs_of_few_counters(entries, batches)
     assert [[entry.id for entry in run] for run in runs] == [["0", "1"], ["2"], ["3"], ["4", "5"]]
-    assert list(in_runs([], [])) == []
