@@ -216,7 +216,7 @@ class SmallBatchRun:
     def _has_room(self) -> bool:
         return self._result_bytes < MOST_RESULT_BYTES
 
-    def _attempts(self) -> Attempts:
+    def _attempts(self, open_savepoint: Callable[[], Transaction] | None = None) -> Attempts:
         return Attempts(
             self._runner,
             self._backoff,
@@ -224,6 +224,7 @@ class SmallBatchRun:
             self._deadline,
             turn_of=self._turn_of,
             may_start=self._has_room,
+            open_savepoint=open_savepoint,
         )
 
     async def _run_lot(self, lot: Lot, attempts: Attempts) -> dict[int, Tried]:
@@ -323,15 +324,7 @@ class SmallBatchRun:
             yield transaction
 
     async def _run_in_order(self, operations: Sequence[Operation], alone: Collection[int], transaction: Any) -> _Result:
-        attempts = Attempts(
-            self._runner,
-            self._backoff,
-            self._batch.source,
-            self._deadline,
-            turn_of=self._turn_of,
-            may_start=self._has_room,
-            open_savepoint=lambda: self._savepoint(transaction),
-        )
+        attempts = self._attempts(lambda: self._savepoint(transaction))
         tried: dict[int, Tried] = {}
         for lot in self._lots_in_order(operations, alone):
             first = await attempts.try_together(lot)
