@@ -37,10 +37,8 @@ class Needed:
         async for encoded in self._store.read_records(batch, chunk.group, number):
             if planned_number(encoded.chunk_id) != number:
                 break
-            columns = decode_columns(encoded.content, with_results=False)
+            columns = decode_columns(encoded.content, with_results=bool(results.unknown))
             found = [(position, index) for position, index in enumerate(columns.indexes) if index in needed]
-            if any(results.are_wanted(index) for _, index in found):
-                columns = decode_columns(encoded.content)
             for position, index in found:
                 ids[index] = str(index) if columns.ids is None else from_json(bytes(columns.ids[position]))
                 if columns.states[position] == OutcomeState.SUCCEEDED:
