@@ -37,20 +37,27 @@ class Finisher:
         await asyncio.shield(self._finishing[key])  # the others still wait if this chunk is given up
 
     async def _finish_group(self, batch: Batch, number: int, counts: Counts) -> None:
-        """Finish a full group with these counts, and the batch if this was its last group.
-
-        A batch of one group takes a single write if nothing has happened to it since `batch` was read. That group is
-        complete. If a redrive changes it now, the redrive finds the batch final and revises its state.
-        """
-        only_counts = counts if len(batch.group_totals) == 1 else None
-        if only_counts is not None and not batch.is_final and await self._move(batch, only_counts, number):
+        """Finish a full group with these counts, and the batch if this was its last group."""
+        if len(batch.group_totals) == 1:
+            await self._finish_only_group(batch, counts)
             return
         finished = await self._store.finish_group(batch.id, number)
         if finished is not None and len(finished.finished_groups) == len(finished.group_totals):
-            started_at = finished.started_at or batch.started_at
-            await self._finish_batch(replace(finished, started_at=started_at), only_counts)
+            await self._finish_batch(_with_start_of(batch, finished))
 
-    async def _finish_batch(self, as_read: Batch, only_counts: Counts | None) -> None:
+    async def _finish_only_group(self, batch: Batch, counts: Counts) -> None:
+        """Finish a batch of one group, which is full and has these counts.
+
+        This takes a single write if nothing has happened to the batch since it was read. If a redrive changes the
+        counts now, the redrive finds the batch final and revises its state.
+        """
+        if not batch.is_final and await self._move(batch, counts):
+            return
+        read = await self._store.read_batch(batch.id)
+        if read is not None:
+            await self._finish_batch(_with_start_of(batch, read), counts)
+
+    async def _finish_batch(self, as_read: Batch, only_counts: Counts | None = None) -> None:
         """Move the batch to its final state. `only_counts` are the counts of its group, if it has only one.
 
         If the batch gets an ending at the same time, decide again. It gets an ending only once.
@@ -64,7 +71,7 @@ class Finisher:
                 return
             batch = await self._store.read_batch(as_read.id)
 
-    async def _move(self, batch: Batch, counts: Counts, last_group: int | None = None) -> bool:
+    async def _move(self, batch: Batch, counts: Counts) -> bool:
         """Move an open batch to the final state that follows from its counts and its ending.
 
         Return False if it is not open any more, or if it has another ending by now.
@@ -77,7 +84,6 @@ class Finisher:
             now,
             started_at=_started_at(batch, counts),
             ending=batch.ending,
-            last_group=last_group,
             event=event,
         )
         if not finished:
@@ -105,6 +111,11 @@ class Finisher:
 
 def _state_of(batch: Batch, counts: Counts) -> BatchState:
     return final_state(counts, batch.ending, completes_anyway=batch.completes_anyway)
+
+
+def _with_start_of(known: Batch, read: Batch) -> Batch:
+    """Return the batch as it was read, with the time of its start if this process alone knows it."""
+    return replace(read, started_at=read.started_at or known.started_at)
 
 
 def _started_at(batch: Batch, counts: Counts) -> float | None:

@@ -259,10 +259,9 @@ class Store(
         *,
         started_at: float | None = None,
         ending: Ending | None = None,
-        last_group: int | None = None,
         event: FinalEvent | None = None,
     ) -> bool:
-        """Move the batch to a final state, and add `last_group` to its finished groups, and `event` to its events.
+        """Move the batch to a final state, and add `event` to its events.
 
         `started_at` is when it started, if `start_batch` was left out. A batch that was started keeps its own time.
 

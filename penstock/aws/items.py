@@ -68,6 +68,7 @@ from penstock.aws.attributes import (
     read_texts,
     seconds,
     text,
+    texts,
     whole_seconds,
 )
 from penstock.batch import Batch, BatchState, Counts, Ending, FailureLimit, sum_counts
@@ -329,12 +330,9 @@ def spent_from_item(item: Item) -> Units:
 
 
 def spent_to_values(units: Units) -> dict[str, Value]:
-    amounts = (units.sqs, units.writes, units.reads, units.requests)
-    return {name: number(round(1_000 * amount)) for name, amount in zip(SPENT, amounts, strict=True)}
-
-
-ADD_SPENT = ", ".join(f"{name} :{name}" for name in SPENT)
-SET_SPENT = ", ".join(f"{name} = :{name}" for name in SPENT)
+    """Return what a report adds to the amounts of an item. What is 0 is left out: each of them makes a call longer."""
+    amounts = (round(1_000 * amount) for amount in (units.sqs, units.writes, units.reads, units.requests))
+    return {name: number(amount) for name, amount in zip(SPENT, amounts, strict=True) if amount}
 
 
 def slice_of_count(batch: Batch, completed: int, at: float | None) -> str | None:
@@ -390,6 +388,40 @@ def counts_to_values(counts: Counts) -> dict[str, Value]:
     }
 
 
+def is_whole_group(batch: Batch, group: int, records: Sequence[ChunkRecord]) -> bool:
+    """Return True if the records have all outcomes of the group, as that of the only chunk of a small batch has."""
+    return sum_counts(record.counts for record in records).completed == batch.group_totals[group]
+
+
+def counter_to_item(
+    batch: Batch, group: int, records: Sequence[ChunkRecord], at: float | None, spent: Units
+) -> dict[str, Value]:
+    """Encode the counter of a group in which only these records are counted.
+
+    Counts that are 0 are left out, except for `succeeded`: it tells a sweep of any version that something is counted.
+    """
+    counts = sum_counts(record.counts for record in records)
+    redelivered = sum(record.redelivered for record in records)
+    slice_ = slice_of_count(batch, counts.completed, at)
+    numbers_of_counter = {
+        "failed": counts.failed,
+        "cancelled": counts.cancelled,
+        "expired": counts.expired,
+        "redelivered": redelivered,
+    }
+    return {
+        **count_key(batch.id, group),
+        "done": texts(record.chunk_id for record in records),
+        "succeeded": number(counts.succeeded),
+        **{name: number(value) for name, value in numbers_of_counter.items() if value},
+        "completed": number(counts.completed),
+        **({} if slice_ is None else {slice_: number(counts.completed)}),
+        **spent_to_values(spent),
+        **({} if at is None else {"counted_at": seconds(at)}),
+        "expires_at": whole_seconds(batch.expires_at),
+    }
+
+
 def conditions_of_count(
     records: Sequence[ChunkRecord], group_total: int, fold: Fold | None = None
 ) -> tuple[list[str], dict[str, Value]]:
@@ -427,10 +459,11 @@ def conditions_of_count(
 
 def condition_of_close(seen: Counts) -> str:
     """Return the condition under which a group may be closed: it is open, and its counts are those that were seen."""
-    unchanged = "(succeeded = :succeeded AND failed = :failed AND cancelled = :cancelled AND expired = :expired)"
-    if seen == Counts():
-        unchanged = f"(attribute_not_exists(succeeded) OR {unchanged})"
-    return f"attribute_not_exists(closed) AND {unchanged}"
+    unchanged = [
+        f"{name} = :{name}" if getattr(seen, name) else f"(attribute_not_exists({name}) OR {name} = :{name})"
+        for name in OutcomeState
+    ]
+    return " AND ".join(["attribute_not_exists(closed)", *unchanged])
 
 
 # --- Operation ids

@@ -132,13 +132,13 @@ class DynamoDbPlans:
             "has_own_ids": flag(batch.has_own_ids),
             **limit,
         }
-        changes = ", ".join(f"#{name} = :{name}" for name in written)
         with self._table.bills.report(batch.id, Units(writes=1, requests=1)) as report:
+            written |= items.spent_to_values(report.units)
+            changes = ", ".join(f"#{name} = :{name}" for name in written)
             accepted = await self._table.update_if(
                 "#state = :validating AND plan_valid = :yes AND plan_groups = :groups AND plan_sent_groups = :groups",
                 items.batch_key(batch.id),
-                f"SET #state = :queued, accepted_at = :at, due_at = deadline_at, {changes}, {items.SET_SPENT}"
-                " REMOVE planner",
+                f"SET #state = :queued, accepted_at = :at, due_at = deadline_at, {changes} REMOVE planner",
                 {
                     **_VALIDATING,
                     "queued": text(BatchState.QUEUED),
@@ -146,7 +146,6 @@ class DynamoDbPlans:
                     "yes": flag(True),
                     "groups": number(len(batch.group_totals)),
                     **written,
-                    **items.spent_to_values(report.units),
                 },
                 return_blocker=True,
             )

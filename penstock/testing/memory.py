@@ -672,17 +672,13 @@ class MemoryStore(
         *,
         started_at: float | None = None,
         ending: Ending | None = None,
-        last_group: int | None = None,
         event: FinalEvent | None = None,
     ) -> bool:
         batch = self._batches.get(batch_id)
         if batch is None or batch.state not in OPEN_STATES or batch.ending is not ending:
             return False
-        groups = batch.finished_groups if last_group is None else batch.finished_groups | {last_group}
         started_at = batch.started_at or started_at
-        self._batches[batch_id] = replace(
-            batch, state=state, started_at=started_at, finished_at=at, finished_groups=groups
-        )
+        self._batches[batch_id] = replace(batch, state=state, started_at=started_at, finished_at=at)
         self._due.pop(batch_id, None)
         self._add_event(batch_id, event)
         return True

@@ -498,14 +498,13 @@ async def test_batch_can_be_finished_before_anybody_said_that_it_began(store: St
 
 
 @on_all
-async def test_batch_is_finished_together_with_its_last_group(store: Store, batch: Batch) -> None:
+async def test_batch_is_finished_only_with_the_ending_that_it_has(store: Store, batch: Batch) -> None:
     await accept(store, batch)
     await store.end_batch(batch.id, Ending.CANCELLED, "Asked for.", settle_by=NOW + 9)
-    assert await store.finish_batch(batch.id, BatchState.COMPLETED, NOW + 3, last_group=0) is False
-    assert (await read(store, batch)).finished_groups == frozenset()
-    finished = await store.finish_batch(batch.id, BatchState.CANCELLED, NOW + 4, ending=Ending.CANCELLED, last_group=0)
-    stored = await read(store, batch)
-    assert (finished, stored.state, stored.finished_groups) == (True, BatchState.CANCELLED, frozenset({0}))
+    assert await store.finish_batch(batch.id, BatchState.COMPLETED, NOW + 3) is False
+    assert (await read(store, batch)).state is BatchState.CANCELLING
+    assert await store.finish_batch(batch.id, BatchState.CANCELLED, NOW + 4, ending=Ending.CANCELLED) is True
+    assert (await read(store, batch)).state is BatchState.CANCELLED
 
 
 @on_all
@@ -569,6 +568,45 @@ async def test_chunk_is_counted_once(store: Store, batch: Batch) -> None:
     await count(store, batch, "17", Counts(5, 1))
     assert await count(store, batch, "17", Counts(5, 1)) == Counts(5, 1)
     assert await read_counts(store, batch, 0) == [Counts(5, 1)]
+
+
+@on_all
+@pytest.mark.parametrize(
+    "counts",
+    [Counts(5), Counts(3, 2), Counts(failed=5), Counts(cancelled=5), Counts(0, 1, 2, 2)],
+    ids=["succeeded", "one in two failed", "failed", "cancelled", "mixed"],
+)
+async def test_group_of_one_chunk_is_counted_at_once(store: Store, counts: Counts) -> None:
+    """It counts once, is never closed, and takes corrections."""
+    batch = make_batch((5,))
+    accepted = replace(await accept(store, batch), started_at=NOW)
+    for at in (NOW + 1, NOW + 100):
+        group = await store.count_chunk(accepted, counting("0", counts, redelivered=2), at)
+        assert (group.counts, group.redelivered, group.done) == (counts, 2, {"0"})
+        assert (group.counted_at, group.history) == (NOW + 1, {slice_at(1): 5})
+    for seen in (Counts(), replace(counts, succeeded=counts.succeeded + 1)):
+        assert await store.close_group(batch, 0, seen, Ending.EXPIRED) is False
+    if counts.failed:
+        redriven = await count(store, batch, "0.d1", Counts(1))
+        assert redriven == replace(counts, succeeded=counts.succeeded + 1, failed=counts.failed - 1)
+        assert await count(store, batch, "0", counts) == redriven
+    assert (await store.read_groups(batch.id, [0]))[0].counts.completed == 5
+
+
+@on_all
+async def test_whole_group_is_not_counted_once_it_is_closed(store: Store) -> None:
+    batch = make_batch((5,))
+    assert await store.close_group(batch, 0, Counts(), Ending.EXPIRED)
+    group = await store.count_chunk(batch, counting("0", Counts(5)))
+    assert (group.counts, group.closed, group.done) == (Counts(expired=5), Ending.EXPIRED, frozenset())
+
+
+@on_all
+async def test_group_is_counted_whatever_was_counted_before_as_nothing(store: Store) -> None:
+    batch = make_batch((5,))
+    await count(store, batch, "0", Counts())
+    assert await count(store, batch, "0.1", Counts(4, 1)) == Counts(4, 1)
+    assert (await store.read_group(batch.id, 0)).done == {"0", "0.1"}
 
 
 @on_all
@@ -1853,6 +1891,27 @@ async def test_counts_whose_answer_is_lost_are_counted_once(
 
 
 @on_servers
+async def test_whole_group_whose_answer_is_lost_is_counted_once(
+    proxied: Store, store: Store, proxy: LossyProxy
+) -> None:
+    batch = make_batch((5,))
+    proxy.lose_answers("PutItem")
+    counted = await until_answered(lambda: proxied.count_chunk(batch, counting("0", Counts(4, 1))))
+    assert counted == Group(Counts(4, 1), done=frozenset({"0"}))
+    assert await read_counts(store, batch, 0) == [Counts(4, 1)]
+
+
+@on_servers
+async def test_sweep_of_an_earlier_version_sees_that_a_whole_group_is_counted(store: DynamoDbStore) -> None:
+    """Its condition for a group of which nothing was counted is that there is no `succeeded`."""
+    batch = make_batch((5,))
+    await count(store, batch, "0", Counts(failed=5))
+    counter = await store._table.get(items.count_key(batch.id, 0))
+    assert counter is not None
+    assert (counter["succeeded"], counter["completed"]) == ({"N": "0"}, {"N": "5"})
+
+
+@on_servers
 async def test_finish_whose_answer_is_lost_stands(
     proxied: Store, store: Store, proxy: LossyProxy, batch: Batch
 ) -> None:
@@ -2348,10 +2407,10 @@ async def test_who_wants_events_is_stored_with_the_batch(store: Store, batch: Ba
 @on_all
 async def test_event_is_part_of_the_write_that_makes_the_batch_final(store: Store, batch: Batch) -> None:
     batch, event = await accepted_with_webhooks(store, batch), make_event()
-    assert await store.finish_batch(batch.id, BatchState.COMPLETED, NOW + 9, last_group=1, event=event)
+    assert await store.finish_batch(batch.id, BatchState.COMPLETED, NOW + 9, event=event)
     assert not await store.finish_batch(batch.id, BatchState.COMPLETED, NOW + 9, event=make_event())
     final = await read(store, batch)
-    assert (final.state, final.events, final.finished_groups) == (BatchState.COMPLETED, (event,), frozenset({1}))
+    assert (final.state, final.events) == (BatchState.COMPLETED, (event,))
     assert batch.id in await due_webhooks(store, NOW + 10)
     assert batch.id not in await due_webhooks(store, NOW + 8)
     assert batch.id not in [one async for one in store.due_batches(NOW + 1_000_000)]

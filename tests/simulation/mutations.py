@@ -131,8 +131,9 @@ def drop_the_condition_on_the_counter(patching: Patching) -> None:
 
 def count_by_increment_alone(patching: Patching) -> None:
     def change(request: dict[str, Any]) -> None:
-        drop_condition(request)
-        request["UpdateExpression"] = request["UpdateExpression"].replace("done :chunks, ", "")
+        if "UpdateExpression" in request:  # not the put of a group that is counted at once
+            drop_condition(request)
+            request["UpdateExpression"] = request["UpdateExpression"].replace("done :chunks, ", "")
 
     rewrite(patching, "count_chunk", change)
 
@@ -433,7 +434,7 @@ def forget_a_chunk_when_folding(patching: Patching) -> None:
     """Leave out the first of the chunks of which others followed."""
 
     def change(request: dict[str, Any]) -> None:
-        values = request["ExpressionAttributeValues"]
+        values = request.get("ExpressionAttributeValues", {})
         if ":folded" in values:
             ids = sorted(ChunkIds.decode(values[":folded"]["B"]))
             values[":folded"] = {"B": ChunkIds(ids[1:]).encode()}
@@ -445,7 +446,7 @@ def fold_what_was_counted_meanwhile(patching: Patching) -> None:
     """Fold without checking that nothing was counted after the read."""
 
     def change(request: dict[str, Any]) -> None:
-        if "folded = :folded" in request["UpdateExpression"]:
+        if "folded = :folded" in request.get("UpdateExpression", ""):
             drop_condition(request)
 
     rewrite(patching, "count_chunk", change)

@@ -23,7 +23,7 @@ READ_AGAIN = {"GetItem"}
 TIME_LINE = [
     {"BatchGetItem"},  # read the batch, and the record of the chunk
     {"PutItem"},  # commit the record
-    {"UpdateItem"},  # count the chunk
+    {"PutItem"},  # count the chunk, which is all of its group
     {"UpdateItem", "SendMessageBatch"},  # start and finish the batch, and send the dead letter
     {"DeleteMessageBatch"},
 ]

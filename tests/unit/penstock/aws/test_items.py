@@ -12,6 +12,7 @@ from penstock.aws.billing import item_bytes
 from penstock.batch import STEERED, Batch, BatchState, Counts, Ending, FailureLimit
 from penstock.chunk import GROUP_CHUNKS
 from penstock.consumer.planning.group_cut import MOST_GROUPS
+from penstock.cost import Units
 from penstock.errors import NewerVersion
 from penstock.outcome import ChunkRecord
 from penstock.priority import Priority
@@ -163,9 +164,17 @@ def test_redrive_is_counted_in_a_closed_group_if_what_it_corrects_is() -> None:
     assert values == {"chunk0": text("3.1.d1"), "corrected0": text("3.1")}
 
 
-def test_group_that_has_counted_nothing_may_have_no_counter_yet() -> None:
-    assert "attribute_not_exists(succeeded)" in items.condition_of_close(Counts())
-    assert "attribute_not_exists(succeeded)" not in items.condition_of_close(Counts(succeeded=1))
+def test_group_is_closed_only_if_its_counts_are_those_that_were_seen() -> None:
+    """A count that is 0 may be missing."""
+    assert items.condition_of_close(Counts(succeeded=1)) == (
+        "attribute_not_exists(closed) AND succeeded = :succeeded AND (attribute_not_exists(failed) OR failed = :failed)"
+        " AND (attribute_not_exists(cancelled) OR cancelled = :cancelled)"
+        " AND (attribute_not_exists(expired) OR expired = :expired)"
+    )
+
+
+def test_what_is_zero_makes_no_report_longer() -> None:
+    assert items.spent_to_values(Units(sqs=1.5, requests=2)) == {"sqs_units": {"N": "1500"}, "requests": {"N": "2000"}}
 
 
 def test_missing_counter_is_a_group_of_zeros() -> None:
