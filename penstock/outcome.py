@@ -11,7 +11,7 @@ from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any, TypeVar, final
 
 from msgspec import Struct
 from msgspec.structs import replace as with_changes
@@ -70,6 +70,7 @@ class StoredResult:
     size: int
 
 
+@final
 class Outcome(Struct, frozen=True):
     """The final result of an operation. `status` is read like an HTTP status, `error` like an RFC 9457 problem.
 

@@ -695,8 +695,13 @@ class Runner:
 
     def _note_call(self, number: int, route: Route, verdict: Verdict, seconds: float) -> None:
         """Note the call of a handler for a single operation."""
-        self._note_spent(route, 1, seconds)
-        self._count_one(route.name, verdict, number, seconds)
+        spent = self._spent[route.name]
+        spent.count += 1
+        spent.seconds += seconds
+        if isinstance(verdict, Outcome) and verdict.state is SUCCEEDED:
+            self._meter.succeeded(route.name, seconds)
+        else:
+            self._count_one(route.name, verdict, number, seconds)
 
     def _note_spent(self, route: Route, count: int, seconds: float) -> None:
         spent = self._spent[route.name]
@@ -809,7 +814,7 @@ def _noting_at(
         starts = [(gate, gate.now()) for gate in gates]
         outcome = perform(lot, worker)
         performed: Verdicts | Coroutine[Any, Any, Verdicts]
-        performed = {outcome.index: outcome} if isinstance(outcome, Outcome) else outcome
+        performed = {outcome.index: outcome} if type(outcome) is Outcome else outcome
         for gate, started_at in starts:
             performed = noting(gate, performed, started_at)
         return performed
