@@ -9,6 +9,7 @@ import pytest
 from tests.acceptance.conftest import Install
 from tests.acceptance.installation import Installation, read_letter
 from tests.support.api import Operation
+from tests.support.full import full
 from tests.support.lossy_proxy import lossy_proxy
 from tests.support.waiting import eventually
 
@@ -86,14 +87,16 @@ async def begun(penstock: Installation, batch_id: str, first: int) -> bool:
 
 
 @pytest.mark.story("exactly one recorded outcome", "never again once recorded")
-async def test_batch_survives_consumers_that_are_killed_over_and_over(install: Install) -> None:
+@pytest.mark.parametrize("kills", [(40, 120), *full([((40, 120, 200),)])], ids=len)
+async def test_batch_survives_consumers_that_are_killed_over_and_over(install: Install, kills: tuple[int, ...]) -> None:
+    """`kills` are how many operations have completed when a consumer is killed."""
     penstock = await install(VISIBILITY_SECONDS=SHORT_LEASE, CHUNK_OPERATIONS="20")
     await penstock.serve()
     batch_id = await penstock.api.submit(lingers(400, 0.02))
 
-    for share in (40, 120, 200):
+    for completed in kills:
         doomed = await penstock.consume()
-        await penstock.api.completed(batch_id, share)
+        await penstock.api.completed(batch_id, completed)
         doomed.kill()
         await doomed.ended()
     had_outcome = [f"{batch_id}/{outcome['id']}" for outcome in await penstock.api.results(batch_id)]
@@ -121,9 +124,12 @@ async def test_handlers_longer_than_the_lease_run_once(install: Install) -> None
 
 
 @pytest.mark.story("poison hurts no neighbour")
-async def test_poison_operation_fails_and_hurts_no_neighbour(install: Install) -> None:
-    """The chunk is divided twice. Each time costs a lease and the start of a consumer."""
-    penstock = await install(VISIBILITY_SECONDS=SHORT_LEASE, SYNC_MAX_OPERATIONS="0", CHUNK_OPERATIONS="4")
+@pytest.mark.parametrize("chunk_operations", [2, *full([4])])
+async def test_poison_operation_fails_and_hurts_no_neighbour(install: Install, chunk_operations: int) -> None:
+    """The chunk is divided until the poison is alone. Each time costs a lease and the start of a consumer."""
+    penstock = await install(
+        VISIBILITY_SECONDS=SHORT_LEASE, SYNC_MAX_OPERATIONS="0", CHUNK_OPERATIONS=str(chunk_operations)
+    )
     await penstock.serve()
     operations = lingers(16, 0.01)
     operations[5] = POISON
