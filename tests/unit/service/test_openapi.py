@@ -35,6 +35,7 @@ from tests.support.service import Serve, request
 EXAMPLES = hypothesis_settings(
     max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None
 )
+WITH_MOST_BOUNDARIES = "clients /batch"  # about a thousand requests
 CONFORMANCE = [
     checks.not_a_server_error,
     checks.status_code_conformance,
@@ -163,7 +164,19 @@ def is_for_a_full_run(address: str) -> bool:
     ],
 )
 def test_every_answer_is_as_described(address: str, urls: list[str]) -> None:
-    """Build the cases of one path. Schemathesis would build those of all paths whenever pytest collects."""
+    check_answers(address, urls, has_boundaries=address != WITH_MOST_BOUNDARIES)
+
+
+@pytest.mark.full
+def test_every_answer_about_a_boundary_of_a_batch_is_as_described(urls: list[str]) -> None:
+    check_answers(WITH_MOST_BOUNDARIES, urls, has_boundaries=True)
+
+
+def check_answers(address: str, urls: list[str], *, has_boundaries: bool) -> None:
+    """Build the cases of one path. Schemathesis would build those of all paths whenever pytest collects.
+
+    `has_boundaries` adds a case for each boundary of each parameter and member.
+    """
     listener, path = address.split(" ")
     url = dict(zip(LISTENERS, urls, strict=True))[listener]
     described = {**LISTENERS[listener], "paths": {path: LISTENERS[listener]["paths"][path]}}
@@ -173,6 +186,7 @@ def test_every_answer_is_as_described(address: str, urls: list[str]) -> None:
         case.call_and_validate(base_url=url, checks=CONFORMANCE, timeout=10)
 
     schema = schemathesis.openapi.from_dict(described)
+    schema.config.phases.coverage.enabled = has_boundaries
     tests = list(get_all_tests(schema=schema, test_func=ask, settings=EXAMPLES, given_kwargs=None))
     assert len(tests) == len(described["paths"][path])
     for built in tests:
