@@ -15,7 +15,8 @@ from tests.simulation.situations import SITUATIONS, play
 from tests.simulation.teeth import is_found, is_found_at, mix_of, play_seed
 from tests.support.full import full
 
-# Their handlers or batches never end, so programs wait for them again and again. Or their runs are long, or many.
+# Each takes over a second: its handlers or batches never end, so programs wait for them again and again; or its runs
+# are long, or many.
 SLOW = {
     "wait_for_a_handler_that_never_ends",
     "go_on_without_slots",
@@ -59,6 +60,18 @@ SLOW = {
     "share_the_attempts_of_a_chunk",
     "start_when_the_first_has_succeeded",
     "blame_a_whole_component",
+    "name_files_by_operation",
+    "lose_attempts_when_splitting",
+    "fold_what_was_counted_meanwhile",
+    "lose_an_operation_between_pieces",
+    "run_a_last_attempt_beside_others",
+    "hide_paused_chunks_without_a_note",
+    "never_take_the_sweep_over",
+    "hold_paused_chunks_while_stopping",
+    "leave_a_queue_paused",
+    "finish_without_looking_at_all_groups",
+    "take_a_key_over_without_abandoning",
+    "finish_chunks_although_paused",
 }
 ADVICE = "find another one with: python -m tests.simulation --teeth"
 
