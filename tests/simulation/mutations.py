@@ -558,7 +558,7 @@ MUTATIONS = {
         ("poison, stopped", 25, finish_whatever_the_ending_is),
         ("rollouts", 81, release_instead_of_commit_on_stop),
         ("pauses", 6, finish_without_the_time_of_the_start),
-        ("kills", 1394, show_as_queued_what_is_counted),
+        ("losses", 156, show_as_queued_what_is_counted),
         ("queue", 5, commit_without_a_condition),
         ("queue", 277, run_without_looking_for_a_record),
         ("kills", 34, accept_before_the_chunks_are_sent),
