@@ -23,8 +23,8 @@ def test_promises_hold_under_every_mix(block: int) -> None:
         run_seed(seed)
 
 
-# Seed 53 has five mass deaths in one batch, and takes a quarter of the CPU time of the others.
-@pytest.mark.parametrize("seed", [53, *full([4, 8, 9])])
+# With seed 629 all consumers die five times, which costs a quarter of the CPU time of seed 4, where they do nine times.
+@pytest.mark.parametrize("seed", [629, *full([4, 8, 9])])
 @pytest.mark.parametrize("mix", [LARGE_MIXES[0].name, *full(mix.name for mix in LARGE_MIXES[1:])])
 def test_promises_hold_with_hundreds_of_operations_and_slots(mix: str, seed: int) -> None:
     run_seed(seed, mix_named(mix))
