@@ -7,12 +7,15 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
+from penstock.abandoning import was_accepted
 from penstock.batch import Batch, BatchState
 from penstock.clock import Clock
 from penstock.consumer.attempt import ChunkAttempt
 from penstock.consumer.queue_switches import QueueSwitches
 from penstock.errors import NewerVersion, PenstockError
+from penstock.queue import SentAhead
 from penstock.store import Store
+from penstock.telemetry import Event, get_log
 
 FRESH_SECONDS = 1.0
 WATCH_SECONDS = 1.0
@@ -61,24 +64,25 @@ class Batches:
         self._entries: dict[str, _Entry] = {}
         self._starts: set[asyncio.Task[None]] = set()
 
-    async def admit(self, batch_id: str) -> Batch | NotAdmitted:
-        """Return the batch if its operations may run. Wait for up to two seconds if it is still being accepted."""
+    async def admit(self, batch_id: str, sent_ahead: SentAhead | None = None) -> Batch | NotAdmitted:
+        """Return the batch if its operations may run. Wait for up to two seconds if it is still being accepted.
+
+        A chunk that was `sent_ahead` may come before its batch is written.
+        """
         give_up_at = self._clock.monotonic() + ACCEPT_WAIT_SECONDS
         while True:
-            batch = await self.read(batch_id)
-            if batch is None or batch.is_forgotten(self._clock.now()):
+            batch, now = await self.read(batch_id), self._clock.now()
+            expected = sent_ahead if batch is None else batch
+            if expected is None or expected.is_forgotten(now):
                 return NotAdmitted.UNKNOWN
-            if batch.state is BatchState.ABANDONED or batch.was_never_accepted:
-                return NotAdmitted.ABANDONED
-            if batch.state is BatchState.VALIDATING and not _is_nearly_sent(batch):
-                return NotAdmitted.VALIDATING
-            if batch.is_overdue(self._clock.now()):
+            if batch is not None and (decided := _decide(batch)) is not None:
+                return decided
+            if expected.is_overdue(now):
                 # Our clock may be fast, or the front end slow. The table lets one of us win: read again which one.
-                await self._store.abandon_batch(batch_id)
+                if not await was_accepted(self._store, batch_id, now, expected.expires_at):
+                    get_log().warning(Event.BATCH_ABANDONED, batch_id=batch_id)
                 self._entry(batch_id).asked_at = float("-inf")
                 continue
-            if not _is_accepting(batch):
-                return batch
             if self._clock.monotonic() >= give_up_at:
                 return NotAdmitted.ACCEPTING
             entry = self._entry(batch_id)
@@ -220,6 +224,15 @@ class Batches:
         if len(self._entries) > KEPT:
             del self._entries[next(iter(self._entries))]
         return entry
+
+
+def _decide(batch: Batch) -> Batch | NotAdmitted | None:
+    """Return the batch if its operations may run, or why they may not. Return None if it will soon be accepted."""
+    if batch.state is BatchState.ABANDONED or batch.was_never_accepted:
+        return NotAdmitted.ABANDONED
+    if batch.state is BatchState.VALIDATING and not _is_nearly_sent(batch):
+        return NotAdmitted.VALIDATING
+    return None if _is_accepting(batch) else batch
 
 
 def _is_accepting(batch: Batch | None) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 
 import structlog
 
+from penstock.abandoning import stand_in
 from penstock.backend import Backend
 from penstock.batch import EARLY_SECONDS, Batch
 from penstock.chunk import Chunk, next_round_id, redriven_from
@@ -142,7 +143,7 @@ class Processor:
         ):
             decision: Decision = Again()
             while isinstance(decision, Again):
-                batch, traces = await self._read_batch_and_traces(chunk.batch_id, redriven_from(chunk.id) or chunk.id)
+                batch, traces = await self._read_batch_and_traces(delivery, chunk)
                 if not isinstance(batch, Batch):
                     await self._turn_away(delivery, chunk, batch)
                     return
@@ -158,6 +159,8 @@ class Processor:
         consumer died of.
         """
         batch = await self._backend.store.read_batch(chunk.batch_id)
+        if batch is None and delivery.sent_ahead is not None:  # it may still be written, and the note is for it
+            batch = stand_in(chunk.batch_id, self._clock.now(), delivery.sent_ahead.expires_at)
         if batch is not None:
             await self._backend.store.note_release(batch, chunk.id, delivery.mark)
         await self._leases.release(delivery, after_seconds=after_seconds)
@@ -184,14 +187,15 @@ class Processor:
             case NotAdmitted.ACCEPTING:
                 await self._release_patiently(delivery, chunk, ACCEPTING_RELEASE_SECONDS)
 
-    async def _read_batch_and_traces(self, batch_id: str, chunk_id: str) -> tuple[Batch | NotAdmitted, Traces]:
+    async def _read_batch_and_traces(self, delivery: Delivery, chunk: Chunk) -> tuple[Batch | NotAdmitted, Traces]:
         """Read the batch until it is accepted, and at the same time what the table has of a chunk.
 
         That is read again if acceptance took long: in the meantime, a copy of the chunk may have been recorded. A part
         of the record may be deleted, past the retention of the batch. Then the batch is unknown.
         """
+        batch_id, chunk_id = chunk.batch_id, redriven_from(chunk.id) or chunk.id
         read_at = self._clock.monotonic()
-        admitting = asyncio.create_task(self._batches.admit(batch_id))
+        admitting = asyncio.create_task(self._batches.admit(batch_id, delivery.sent_ahead))
         try:
             try:
                 traces = await self._read_traces(batch_id, chunk_id)

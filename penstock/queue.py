@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from penstock.clock import SKEW_SECONDS
 from penstock.cost import Units
 from penstock.priority import Priority
 
@@ -25,8 +26,27 @@ class TraceContext:
 
 
 @dataclass(frozen=True, slots=True)
+class SentAhead:
+    """What a message says that is sent before its batch is written: until when the table may have the batch.
+
+    The table decides if the batch is accepted. These times only say when it makes sense to ask.
+    """
+
+    accept_by: float  # until when its front end writes the batch
+    expires_at: float  # the table deletes no batch before this time
+
+    def is_overdue(self, now: float) -> bool:
+        """Return True if a batch that the table does not have should have been written by now."""
+        return now > self.accept_by
+
+    def is_forgotten(self, now: float) -> bool:
+        """Return True if a batch that the table does not have may be past its retention. Clocks differ."""
+        return now >= self.expires_at - SKEW_SECONDS
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
-    """A message to send. `reason` and `trace` travel as message attributes.
+    """A message to send. `reason`, `trace` and `sent_ahead` travel as message attributes.
 
     `batch_id` is the batch that pays for it. It is not sent.
     """
@@ -36,6 +56,7 @@ class Message:
     tenant: str | None = None  # the queue shares its deliveries fairly between tenants
     reason: str | None = None  # why the message was moved to the dead letter queue
     trace: TraceContext | None = None
+    sent_ahead: SentAhead | None = None  # of a chunk that is sent before its batch is written
     batch_id: str | None = field(default=None, compare=False)
 
 
@@ -53,6 +74,7 @@ class Delivery:
     tenant: str | None = None
     sent_at: float = 0.0  # seconds since the epoch, by the queue's clock
     trace: TraceContext | None = None
+    sent_ahead: SentAhead | None = None
     priority: Priority = Priority.NORMAL  # the queue that it came from; its receipt is only valid there
     asked_at: float | None = None  # when the receive was sent, by our monotonic clock. The lease did not start earlier
     cost: Units = field(default=Units(), compare=False)

@@ -127,6 +127,12 @@ class Store(
     async def create_batch(self, batch: Batch) -> None:
         """Write a new batch, in state accepting or validating. If the batch exists, change nothing, in any state."""
 
+    async def accept_new(self, batch: Batch, at: float) -> None:
+        """Write a new batch that is accepted: in state queued. A repetition with the same time succeeds.
+
+        Raises AcceptanceLost if the table has the batch already: another program has taken its place to abandon it.
+        """
+
     async def write_ids(self, batch: Batch, first_index: int, ids: Sequence[str]) -> None:
         """Write the ids that a client gave to consecutive operations of one group, at most `IDS_IN_CALL` in a call."""
 

@@ -52,6 +52,9 @@ class Event(StrEnum):
     # The batch was never accepted, or has ended already; none of the chunk's operations ran. Or another retry has run
     # some of them; `followed_by` is the chunk with the others.
     CHUNK_DROPPED = "chunk dropped"
+    # Its front end did not accept it in time, so none of its operations runs. If that happens often, front ends die or
+    # lose their connection to AWS, or the programs use different tables.
+    BATCH_ABANDONED = "batch abandoned"
     CHUNKS_GIVEN_BACK = "chunks given back"  # What a consumer held that has died was returned to the queue.
     CHUNK_RELEASED = "chunk released"  # The chunk returned to the queue before any of its operations ran.
     # An earlier delivery ended without a record; a consumer may have died. The chunk is split in half.

@@ -30,6 +30,7 @@ from functools import partial
 from aiohttp import web
 from ulid import ULID
 
+from penstock.abandoning import was_accepted
 from penstock.clock import Clock
 from penstock.errors import (
     KeyInUse,
@@ -40,7 +41,6 @@ from penstock.errors import (
     RunsNoMore,
     Unavailable,
 )
-from penstock.service.abandoning import was_accepted
 from penstock.service.caller import tenant_of
 from penstock.service.keys import BACKEND, CLOCK, SETTINGS
 from penstock.store import KeyClaim, Store
@@ -222,7 +222,7 @@ def _runs_no_more(deaths: int) -> RunsNoMore:
 
 async def _was_accepted(store: Store, existing: KeyClaim, now: float) -> bool:
     """Return True if a front end accepted the batch before it died. Otherwise, abandon the batch."""
-    accepted = await was_accepted(store, existing.batch_id, existing.tenant, now, existing.expires_at)
+    accepted = await was_accepted(store, existing.batch_id, now, existing.expires_at)
     if accepted:
         await store.settle_key(existing, None)
     return accepted

@@ -124,7 +124,7 @@ class Ledger:
         """Settle charges of batches that were accepted, and give the others back. Leave those that are not decided."""
         for charge in lapsed:
             batch, now = await self._store.read_batch(charge.id), self._clock.now()
-            accepted = await find_acceptance(self._store, charge, batch, account.tenant, now)
+            accepted = await find_acceptance(self._store, charge, batch, now)
             if accepted is not None:
                 given_back = 0 if accepted else give_back(charge.cost, usage.open[charge], self._clock.now())
                 await self._end(account, seen, charge, given_back)

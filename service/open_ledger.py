@@ -164,7 +164,7 @@ class OpenLedger:
     ) -> tuple[OpenOperations, float]:
         """Lower the entries to what is open of them. Return all entries, and what the open ones finish in a second."""
         counted = {entry: is_open.entries[entry] for entry in entries if entry in is_open.entries}
-        read = await asyncio.gather(*(self._progress(account, entry, number) for entry, number in counted.items()))
+        read = await asyncio.gather(*(self._progress(entry, number) for entry, number in counted.items()))
         left = {entry: progress.left for entry, progress in zip(counted, read, strict=True)}
         is_open = await self._lower(account, is_open, left)
         accepted = [entry for entry, progress in zip(counted, read, strict=True) if progress.was_accepted]
@@ -182,13 +182,14 @@ class OpenLedger:
             self._accounts.note(self._accounts.find(account), is_open)
         return is_open
 
-    async def _progress(self, account: Account, entry: OpenBatch, counted: int) -> _Progress:
+    async def _progress(self, entry: OpenBatch, counted: int) -> _Progress:
         batch, groups = await self._store.read_progress(entry.id, range(1), with_done=False)
         if batch is not None and batch.state is BatchState.VALIDATING:
             return _Progress(counted)
         if batch is None or batch.state in UNACCEPTED_STATES:
-            will_never_run = entry.retry_id is not None or (
-                await find_acceptance(self._store, entry, batch, account.tenant, self._clock.now()) is False
+            now = self._clock.now()
+            will_never_run = (
+                entry.retry_id is not None or await find_acceptance(self._store, entry, batch, now) is False
             )
             return _Progress(0 if will_never_run else counted, was_accepted=False)
         if len(groups) < len(batch.group_totals):

@@ -146,8 +146,9 @@ def batch_to_item(batch: Batch) -> dict[str, Value]:
         "has_own_ids": flag(batch.has_own_ids),
         **({"has_metadata": flag(True)} if batch.has_metadata else {}),
         **({} if batch.planning is None else planning_to_values(batch.planning)),
+        **({} if batch.accepted_at is None else {"accepted_at": seconds(batch.accepted_at)}),
         "open": text(OPEN),
-        "due_at": seconds(batch.accept_by),
+        "due_at": seconds(batch.accept_by if batch.accepted_at is None else batch.deadline_at),
     }
 
 

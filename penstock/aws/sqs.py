@@ -1,6 +1,8 @@
 """The queue port on SQS. SQS's limits are named here and in `queue.py`."""
 
 import asyncio
+import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -11,7 +13,7 @@ from penstock.aws.gathering import Gatherer, up_to
 from penstock.bills import Bills
 from penstock.cost import Units, sqs_units
 from penstock.errors import Misconfigured, PenstockError, RejectedCall, Unavailable
-from penstock.queue import MESSAGES_IN_CALL, Delivery, Message, TraceContext
+from penstock.queue import MESSAGES_IN_CALL, Delivery, Message, SentAhead, TraceContext
 
 if TYPE_CHECKING:
     from types_aiobotocore_sqs import SQSClient
@@ -27,6 +29,8 @@ SEND_WAIT_SECONDS = 0.1  # doubled after each try
 _REASON = "reason"
 _TRACEPARENT = "traceparent"
 _TRACESTATE = "tracestate"
+_SENT_AHEAD = "sent-ahead"
+_TWO_TIMES = re.compile(r"([0-9]{1,12}) ([0-9]{1,12})")
 _STRING = "String"
 _OF_A_FAILURE = frozenset({"Id", "SenderFault", "Code"})  # the members that we read of an entry that failed
 
@@ -57,7 +61,7 @@ class SqsQueue:
                 MaxNumberOfMessages=min(limit, MESSAGES_IN_CALL),
                 WaitTimeSeconds=wait_seconds,
                 MessageSystemAttributeNames=["ApproximateReceiveCount", "MessageGroupId", "SentTimestamp"],
-                MessageAttributeNames=[_TRACEPARENT, _TRACESTATE],
+                MessageAttributeNames=[_TRACEPARENT, _TRACESTATE, _SENT_AHEAD],
             )
         messages = answer.get("Messages") or []
         try:
@@ -217,6 +221,8 @@ def _attributes(message: Message) -> dict[str, str]:
         attributes[_TRACEPARENT] = message.trace.traceparent
         if message.trace.tracestate:
             attributes[_TRACESTATE] = message.trace.tracestate
+    if message.sent_ahead is not None:
+        attributes[_SENT_AHEAD] = f"{math.ceil(message.sent_ahead.accept_by)} {int(message.sent_ahead.expires_at)}"
     return attributes
 
 
@@ -249,6 +255,7 @@ def _delivery(message: "MessageTypeDef", cost: Units) -> Delivery:
         tenant=attributes.get("MessageGroupId"),
         sent_at=int(attributes["SentTimestamp"]) / 1000,
         trace=_trace(message),
+        sent_ahead=_sent_ahead(message),
         cost=cost,
     )
 
@@ -261,3 +268,9 @@ def _trace(message: "MessageTypeDef") -> TraceContext | None:
     return TraceContext(
         attributes[_TRACEPARENT].get("StringValue", ""), None if state is None else state.get("StringValue")
     )
+
+
+def _sent_ahead(message: "MessageTypeDef") -> SentAhead | None:
+    attribute: Any = message.get("MessageAttributes", {}).get(_SENT_AHEAD, {})
+    times = _TWO_TIMES.fullmatch(attribute.get("StringValue", ""))
+    return None if times is None else SentAhead(float(times[1]), float(times[2]))

@@ -84,6 +84,19 @@ class DynamoDbStore(
         # Ids are unique, so a batch that exists is this one. A late repetition must not undo what happened to it since.
         await self._table.put_if("attribute_not_exists(pk)", items.batch_to_item(batch))
 
+    async def accept_new(self, batch: Batch, at: float) -> None:
+        written = items.batch_to_item(replace(batch, state=BatchState.QUEUED, accepted_at=at))
+        with self._table.bills.report(batch.id, _ONE_WRITE) as report:
+            accepted = await self._table.put_if(
+                "attribute_not_exists(pk)",
+                {**written, **items.spent_to_values(report.units)},
+                return_blocker=True,
+            )
+            report.is_done = isinstance(accepted, Done)
+        # A call that took effect, but whose answer was lost, is blocked by its own effect when it is repeated.
+        if isinstance(accepted, Blocked) and not items.was_accepted(accepted.item, at):
+            raise _acceptance_lost(batch.id)
+
     async def extend_acceptance(self, batch_id: str, at: float, until: float) -> None:
         extended = await self._table.update_if(
             "#state = :accepting AND accept_by >= :at",

@@ -156,6 +156,7 @@ class MemoryQueue:
             tenant=message.tenant,
             sent_at=kept.sent_at,
             trace=message.trace,
+            sent_ahead=message.sent_ahead,
         )
 
     def _held(self, delivery: Delivery) -> _Kept | None:
@@ -522,6 +523,13 @@ class MemoryStore(
 
     async def write_ids(self, batch: Batch, first_index: int, ids: Sequence[str]) -> None:
         self._ids.setdefault((batch.id, batch.group_at(first_index)), {})[first_index] = list(ids)
+
+    async def accept_new(self, batch: Batch, at: float) -> None:
+        if batch.id not in self._batches:
+            self._batches[batch.id] = replace(batch, state=BatchState.QUEUED, accepted_at=at, spent=SPENT)
+            self._due[batch.id] = batch.deadline_at
+        elif self._batches[batch.id].accepted_at != at:
+            raise AcceptanceLost(f"Batch {batch.id} was not accepted before its acceptance lease ended.")
 
     async def extend_acceptance(self, batch_id: str, at: float, until: float) -> None:
         batch = self._batches.get(batch_id)

@@ -2,17 +2,34 @@
 
 Consumers do not run a batch before it is accepted, and it is accepted only after every chunk is durable on the queue.
 If the front end dies before that, the batch is never accepted, and consumers drop its chunks without running them.
+
+A batch whose messages go in one call is written after that call, and this write accepts it. Its messages say that they
+were sent ahead of it. A consumer that finds no such batch waits for it. If it was not written in time, the consumer
+takes its place in the table and abandons it, so that it never can be.
+
+A larger batch is written first, in state accepting, and accepted by another write when everything is sent.
 """
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from typing import Any, TypeAlias
 
+from penstock.abandoning import was_accepted
 from penstock.backend import Backend
 from penstock.batch import Batch, BatchState, Counts, Ending, FailureLimit, sum_counts
 from penstock.chunk import Chunk
@@ -31,7 +48,7 @@ from penstock.metrics.meter import Meter
 from penstock.metrics.names import Metric
 from penstock.outcome import ChunkRecord, Verdict, delay_seconds, record_attempt
 from penstock.priority import Priority
-from penstock.queue import LONGEST_DELAY_SECONDS, Message
+from penstock.queue import LONGEST_DELAY_SECONDS, MESSAGES_IN_CALL, Message, SentAhead
 from penstock.sending import ChunkSender, in_calls, neighbouring_ids, tenant_on_queue
 from penstock.service.intake.attempts import Tried
 from penstock.service.intake.draft import Draft
@@ -92,15 +109,40 @@ class Acceptance:
         await self._draft.finish_plan()
         batch = self._new_batch(await self._accept_by())
         try:
-            counts = await self._store(batch, tried)
+            is_sent_ahead = self._fits_in_a_call(batch, tried)
+            counts = await (self._store_ahead(batch) if is_sent_ahead else self._store(batch, tried))
         except (AcceptanceLost, AcceptanceUnknown, Misconfigured, Unavailable):
             raise  # consumers abandon the batch when its acceptance lease ends, if it was not accepted
         except Exception:
-            await self._abandon(batch.id)
+            await self._abandon(batch)
             raise
         self._meter.failures(batch.tenant, counts.failed)
         await self._check_limit(batch, counts)
         return batch
+
+    def _fits_in_a_call(self, batch: Batch, tried: Mapping[int, Tried]) -> bool:
+        """Return True if nothing of the batch has run, and one call can send all of it."""
+        is_short = not tried and batch.chunk_count <= MESSAGES_IN_CALL
+        return is_short and sum(self._draft.plan.message_bytes) <= self._settings.message_bytes
+
+    async def _store_ahead(self, batch: Batch) -> Counts:
+        """Send the chunks of a batch of which nothing has run. Then write the batch, which accepts it."""
+        await _make_all(self._calls_ahead(batch))
+        at = self._clock.now()
+        if at > batch.accept_by:
+            raise AcceptanceLost(f"The chunks of batch {batch.id} were not sent before its acceptance lease ended.")
+        await self._mark_accepted(batch.id, partial(self._backend.store.accept_new, batch, at))
+        return Counts()
+
+    def _calls_ahead(self, batch: Batch) -> Generator[Call]:
+        """Yield the calls that must succeed before the batch is written. None of them has to wait for another."""
+        store, ahead = self._backend.store, SentAhead(batch.accept_by, batch.expires_at)
+        yield partial(self._send, batch, list(self._draft.plan.messages(without=())), ahead)
+        yield partial(store.list_batch, batch, self._submission.metadata)
+        if (layout := self._submission.layout) is not None:
+            yield partial(store.write_layout, batch, layout)
+        for piece in self._ids(batch):
+            yield partial(store.write_ids, batch, *piece)
 
     async def _store(self, batch: Batch, tried: Mapping[int, Tried]) -> Counts:
         """Write the batch, send its chunks and accept it. Return the counts of what has already run.
@@ -108,7 +150,7 @@ class Acceptance:
         Its entry in the list of its tenant is written before that, so that no accepted batch is missing there.
         """
         started = sorted({self._draft.plan.chunk_at(index) for index in tried})
-        pieces = neighbouring_ids(self._draft.ids, batch.group_totals) if batch.has_own_ids else iter(())
+        pieces = self._ids(batch)
         store = self._backend.store
         writes = [store.list_batch(batch, self._submission.metadata)]
         writes += (store.write_ids(batch, *piece) for piece in islice(pieces, 1))
@@ -118,15 +160,19 @@ class Acceptance:
             await store.create_batch(batch)
             await _make_all(self._calls(batch, started, pieces))
         counts = [await self._hand_over(batch, number, tried) for number in started]
-        await self._mark_accepted(batch.id)
+        await self._mark_accepted(batch.id, partial(store.accept_batch, batch.id, self._clock.now()))
         return sum_counts(counts)
 
-    async def _abandon(self, batch_id: str) -> None:
+    def _ids(self, batch: Batch) -> Iterator[tuple[int, Sequence[str]]]:
+        """Yield the ids that the client gave, as many as fit into one call, with the index of the first."""
+        return neighbouring_ids(self._draft.ids, batch.group_totals) if batch.has_own_ids else iter(())
+
+    async def _abandon(self, batch: Batch) -> None:
         """Abandon a batch that cannot be stored. If AWS is unavailable, its acceptance lease does that later."""
         try:
-            await self._backend.store.abandon_batch(batch_id)
+            await was_accepted(self._backend.store, batch.id, self._clock.now(), batch.expires_at)
         except PenstockError as error:
-            get_log().error(Event.AWS_UNAVAILABLE, batch_id=batch_id, error=str(error))
+            get_log().error(Event.AWS_UNAVAILABLE, batch_id=batch.id, error=str(error))
 
     async def _accept_by(self) -> float:
         """Return until when the batch may be accepted. The lease of its key must not end before that."""
@@ -182,19 +228,22 @@ class Acceptance:
             yield partial(self._write_ids, batch, first_index, ids)
         messages = self._draft.plan.messages(without=started)
         for sent_together in in_calls(messages, self._settings.message_bytes):
-            yield partial(self._send, batch, sent_together)
+            yield partial(self._send_and_keep_lease, batch, sent_together)
 
     async def _write_ids(self, batch: Batch, first_index: int, ids: Sequence[str]) -> None:
         await self._backend.store.write_ids(batch, first_index, ids)
         await self._keep_lease(batch)
 
-    async def _send(self, batch: Batch, messages: Sequence[bytes]) -> None:
+    async def _send_and_keep_lease(self, batch: Batch, messages: Sequence[bytes]) -> None:
+        await self._send(batch, messages)
+        await self._keep_lease(batch)
+
+    async def _send(self, batch: Batch, messages: Sequence[bytes], ahead: SentAhead | None = None) -> None:
         delay = delay_seconds(batch.not_before, self._clock.now(), LONGEST_DELAY_SECONDS)
         tenant = tenant_on_queue(batch, self._settings)
         await self._backend.queues[batch.priority].send(
-            [Message(one.decode(), delay, tenant, batch_id=batch.id) for one in messages]
+            [Message(one.decode(), delay, tenant, sent_ahead=ahead, batch_id=batch.id) for one in messages]
         )
-        await self._keep_lease(batch)
 
     async def _keep_lease(self, batch: Batch) -> None:
         """Extend the acceptance lease: a large batch may take longer to send. Raise AcceptanceLost if it is over."""
@@ -275,12 +324,11 @@ class Acceptance:
             # The batch is accepted, so the client must get its 202 and not an error.
             get_log().error(Event.AWS_UNAVAILABLE, batch_id=batch.id, error=str(error))
 
-    async def _mark_accepted(self, batch_id: str) -> None:
+    async def _mark_accepted(self, batch_id: str, accept: Call) -> None:
         """Accept the batch. This is the point of no return, so repeat the call if its answer is lost."""
-        at = self._clock.now()
         for repeat in range(ACCEPT_REPEATS):
             try:
-                await self._backend.store.accept_batch(batch_id, at)
+                await accept()
                 return
             except (Unavailable, Misconfigured, RejectedCall) as error:
                 if not repeat and not isinstance(error, Unavailable):

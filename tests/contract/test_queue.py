@@ -17,7 +17,7 @@ from penstock.aws.sqs import SqsQueue
 from penstock.errors import Misconfigured, Unavailable
 from penstock.infra.provision import provision
 from penstock.priority import Priority
-from penstock.queue import LONGEST_HIDDEN_SECONDS, Delivery, Message, Queue, TraceContext
+from penstock.queue import LONGEST_HIDDEN_SECONDS, Delivery, Message, Queue, SentAhead, TraceContext
 from penstock.settings import MIB, Settings
 from penstock.testing import MemoryQueue
 from tests.conftest import MakeSettings
@@ -181,6 +181,17 @@ async def test_trace_goes_along_and_comes_again_with_every_delivery(queue: Queue
         deliveries = await receive(queue, len(traces))
         assert {delivery.body: delivery.trace for delivery in deliveries} == traces
         assert await queue.extend(deliveries, 0) == []
+
+
+@on_all
+async def test_message_sent_ahead_of_its_batch_says_so_with_every_delivery(queue: Queue) -> None:
+    trace = TraceContext("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+    ahead = SentAhead(accept_by=1_700_000_060, expires_at=1_700_600_000)
+    await queue.send([Message("a", trace=trace, sent_ahead=ahead), Message("b", sent_ahead=ahead), Message("c")])
+    for _ in range(2):
+        deliveries = await receive(queue, 3)
+        assert {one.body: one.sent_ahead for one in deliveries} == {"a": ahead, "b": ahead, "c": None}
+        await queue.extend(deliveries, 0)
 
 
 @on_all

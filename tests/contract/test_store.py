@@ -16,6 +16,7 @@ from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
 from ulid import ULID
 
+from penstock.abandoning import stand_in, was_accepted
 from penstock.api_key import ApiKey, Scope, make_key
 from penstock.aws import items, table
 from penstock.aws.attributes import text, texts
@@ -194,6 +195,59 @@ async def test_creating_again_undoes_nothing(store: Store, batch: Batch) -> None
 @on_all
 async def test_accepted_batch_is_queued(store: Store, batch: Batch) -> None:
     assert await accept(store, batch) == replace(batch, state=BatchState.QUEUED, accepted_at=NOW + 1)
+
+
+@on_all
+async def test_batch_that_is_accepted_as_it_is_written_is_queued(store: Store, batch: Batch) -> None:
+    """It has all that a batch has that was written first."""
+    other = replace(batch, id=str(ULID()))
+    await store.accept_new(other, NOW + 1)
+    assert replace(await read(store, other), id=batch.id) == await accept(store, batch)
+    assert await store.abandon_batch(other.id) is False
+
+
+@on_all
+async def test_acceptance_of_a_new_batch_that_is_repeated_late_undoes_nothing(store: Store, batch: Batch) -> None:
+    await store.accept_new(batch, NOW + 1.123456789)
+    await store.start_batch(batch.id, NOW + 2)
+    await store.finish_batch(batch.id, BatchState.COMPLETED, NOW + 3)
+    await store.accept_new(batch, NOW + 1.123456789)
+    assert (await read(store, batch)).state is BatchState.COMPLETED
+    with pytest.raises(AcceptanceLost):
+        await store.accept_new(batch, NOW + 1.2)
+
+
+@on_all
+@pytest.mark.parametrize("is_abandoned", [True, False])
+async def test_new_batch_whose_place_is_taken_can_never_be_accepted(
+    store: Store, batch: Batch, *, is_abandoned: bool
+) -> None:
+    placeholder = stand_in(batch.id, NOW, NOW + 3_600)
+    await store.create_batch(placeholder)
+    if is_abandoned:
+        assert await store.abandon_batch(batch.id)
+    with pytest.raises(AcceptanceLost):
+        await store.accept_new(batch, NOW + 1)
+    state = BatchState.ABANDONED if is_abandoned else BatchState.ACCEPTING
+    assert await store.read_batch(batch.id) == replace(placeholder, state=state)
+    await store.abandon_batch(batch.id)  # otherwise it would be due in other tests
+
+
+@on_all
+async def test_racing_front_end_and_consumers_agree_on_what_became_of_a_new_batch(store: Store) -> None:
+    for _ in range(10):
+        batch = make_batch((1,))
+        accepted, *others = await asyncio.gather(
+            store.accept_new(batch, NOW + 1),
+            *(was_accepted(store, batch.id, NOW, NOW + 3_600) for _ in range(5)),
+            return_exceptions=True,
+        )
+        state = (await read(store, batch)).state
+        if accepted is None:
+            assert (state, others) == (BatchState.QUEUED, [True] * 5)
+        else:
+            assert isinstance(accepted, AcceptanceLost)
+            assert (state, others) == (BatchState.ABANDONED, [False] * 5)
 
 
 @on_all
@@ -1253,6 +1307,15 @@ async def test_batch_is_due_when_something_must_become_of_it(store_of_few: Store
 
 
 @on_all
+async def test_batch_that_is_accepted_as_it_is_written_is_due_at_its_deadline(
+    store_of_few: Store, batch: Batch
+) -> None:
+    await store_of_few.accept_new(batch, NOW + 1)
+    assert not await is_due(store_of_few, batch, batch.deadline_at)
+    assert await is_due(store_of_few, batch, batch.deadline_at + 1)
+
+
+@on_all
 async def test_abandoned_batch_is_never_due(store_of_few: Store, batch: Batch) -> None:
     await store_of_few.create_batch(batch)
     await store_of_few.abandon_batch(batch.id)
@@ -1716,6 +1779,7 @@ async def test_missing_table_is_told(servers: Servers, batch: Batch) -> None:
     calls: list[Awaitable[Any]] = [
         store.check(),
         store.create_batch(batch),
+        store.accept_new(batch, NOW),
         store.extend_acceptance(batch.id, NOW, NOW),
         store.accept_batch(batch.id, NOW),
         store.abandon_batch(batch.id),
@@ -1857,6 +1921,10 @@ async def test_creation_and_acceptance_whose_answers_are_lost_stand(
     await until_answered(lambda: proxied.accept_batch(batch.id, NOW + 1.23456))
     assert (await read(store, batch)).state is BatchState.QUEUED
     assert (proxy.calls["PutItem"], proxy.calls["UpdateItem"]) == (2, 2)
+    other = replace(batch, id=str(ULID()))
+    proxy.lose_answers("PutItem")
+    await until_answered(lambda: proxied.accept_new(other, NOW + 1.23456))
+    assert (await read(store, other)).state is BatchState.QUEUED
 
 
 @on_servers

@@ -12,7 +12,7 @@ Patching = pytest.MonkeyPatch
 
 
 def list_a_batch_once_it_is_accepted(patching: Patching) -> None:
-    accept, write = DynamoDbStore.accept_batch, DynamoDbStore.list_batch
+    accept, accept_new, write = DynamoDbStore.accept_batch, DynamoDbStore.accept_new, DynamoDbStore.list_batch
     waiting: dict[str, tuple[Batch, Mapping[str, str]]] = {}
 
     async def put_off(_self: DynamoDbStore, batch: Batch, metadata: Mapping[str, str]) -> None:
@@ -22,7 +22,12 @@ def list_a_batch_once_it_is_accepted(patching: Patching) -> None:
         await accept(self, batch_id, at)
         await write(self, *waiting[batch_id])
 
+    async def mutant_of_new(self: DynamoDbStore, batch: Batch, at: float) -> None:
+        await accept_new(self, batch, at)
+        await write(self, *waiting[batch.id])
+
     patching.setattr(DynamoDbStore, "list_batch", put_off)
+    patching.setattr(DynamoDbStore, "accept_new", mutant_of_new)
     patching.setattr(DynamoDbStore, "accept_batch", mutant)
 
 

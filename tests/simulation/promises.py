@@ -43,7 +43,7 @@ UNKNOWN = {None, 504}  # answers after which the batch runs whole or not at all
 FINAL = {"completed", "failed", "cancelled", "expired"}
 NOT_ACCEPTED = {"?", "accepting", "validating", "abandoned"}
 MOVES = {
-    "?": {"accepting", "validating"},
+    "?": {"accepting", "validating", "queued"},
     "validating": {"queued", "failed", "cancelled", "expired"},
     "accepting": {"queued", "abandoned"},
     "queued": {"processing", "cancelling"} | FINAL,
@@ -345,7 +345,7 @@ class Promises:
     def _check_move(self, batch_id: str, facts: BatchFacts, before: str) -> None:
         words = f"batch {batch_id} was {before} and is {facts.state}"
         self.check(facts.state in MOVES[before], 2, words)
-        if before in {"accepting", "validating"} and facts.is_accepted:
+        if before in {"?", "accepting", "validating"} and facts.is_accepted:
             self.check(batch_id in self._listed, 1, f"batch {batch_id} is accepted, and it is in no list")
             self.quotas.on_accepted(batch_id, facts.total)
             self.open.on_accepted(batch_id, facts.total)
@@ -457,8 +457,15 @@ class Promises:
     def on_message(self, body: str, visible_at: float) -> None:
         chunk = None if body in self._truth.garbage else chunk_of(body)
         if chunk is not None:
-            self.follow_ups.on_sent(chunk, visible_at, self.batches[chunk.batch_id].not_before)
+            self.follow_ups.on_sent(chunk, visible_at, self._not_before_of(chunk))
             self.uploads.on_sent(self.batches[chunk.batch_id], chunk)
+
+    def _not_before_of(self, chunk: Chunk) -> float | None:
+        facts = self.batches[chunk.batch_id]
+        if facts.state != "?":
+            return facts.not_before
+        label = chunk.operations[0].id.partition("-")[0]  # the chunk is sent before its batch is written
+        return next((one.not_before for one in self._truth.submissions if one.label == label), None)
 
     def on_dead_letter(self, body: str) -> None:
         """Check that a failure is counted before it is in the dead letter queue, because a redrive subtracts it."""

@@ -9,6 +9,7 @@ from unittest.mock import patch
 
 from penstock.aws.store import FOLD_AT
 from penstock.consumer.journal import open_file
+from penstock.queue import MESSAGES_IN_CALL
 from penstock.settings import Settings
 from tests.simulation.clients import Client
 from tests.simulation.process import State
@@ -181,8 +182,12 @@ def short_leases(seconds: float) -> ExitStack:
 
 
 def group_chunks(number: int, fold_at: int = FOLD_AT) -> ExitStack:
-    """Make groups smaller, so that a small batch has several. Fold their counters after fewer chunks."""
+    """Make groups smaller, so that a small batch has several. Fold their counters after fewer chunks.
+
+    A batch of several groups is not sent ahead, so that small batches are accepted in both ways.
+    """
     stack = ExitStack()
+    stack.enter_context(patch("penstock.service.intake.acceptance.MESSAGES_IN_CALL", min(number, MESSAGES_IN_CALL)))
     stack.enter_context(patch("penstock.aws.store.FOLD_AT", fold_at))
     for place in ("penstock.chunk", "penstock.service.batches.results"):
         stack.enter_context(patch(f"{place}.GROUP_CHUNKS", number))

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from penstock.batch import FINAL_STATES, OPEN_STATES, Batch, BatchState
+from penstock.clock import SKEW_SECONDS
 from penstock.consumer.batches import ACCEPT_WAIT_SECONDS, FRESH_SECONDS, KEPT, Batches, NotAdmitted
 from penstock.errors import AcceptanceLost, Unavailable
+from penstock.queue import SentAhead
 from penstock.testing import FakeClock, MemoryParts, memory_parts
 from tests.support.builders import BATCH_ID, NOW, build_batch
 from tests.support.faults import Moment, Outage, Watch, watched
@@ -264,6 +266,60 @@ async def test_batch_accepted_late_by_our_clock_is_admitted(parts: MemoryParts, 
             put(parts, state=BatchState.QUEUED)
 
     assert isinstance(await build_batches(parts, clock, accept_right_before).admit(BATCH_ID), Batch)
+
+
+# A chunk that was sent ahead of its batch.
+
+AHEAD = SentAhead(accept_by=NOW + 60, expires_at=NOW + 90_000)
+
+
+async def test_batch_that_is_not_written_yet_is_waited_for_like_one_that_is_being_accepted(
+    parts: MemoryParts, clock: FakeClock
+) -> None:
+    assert await Batches(parts.store, clock).admit(BATCH_ID, AHEAD) is NotAdmitted.ACCEPTING
+    assert ACCEPT_WAIT_SECONDS <= clock.now() - NOW < ACCEPT_WAIT_SECONDS + 0.1
+    assert parts.store._batches == {}
+
+
+async def test_batch_is_admitted_as_soon_as_it_is_written(parts: MemoryParts, clock: FakeClock) -> None:
+    reads = Calls()
+
+    def write_after_five_reads(call: str, moment: Moment) -> None:
+        reads(call, moment)
+        if reads["read_batch"] == 5:
+            put(parts, state=BatchState.QUEUED)
+
+    assert isinstance(await build_batches(parts, clock, write_after_five_reads).admit(BATCH_ID, AHEAD), Batch)
+    assert reads["read_batch"] <= 6
+
+
+async def test_batch_that_is_not_written_in_time_can_never_be_accepted(parts: MemoryParts, clock: FakeClock) -> None:
+    batch = build_batch(1, state=BatchState.ACCEPTING, accepted_at=None)
+    clock.advance(60.1)
+    batches = Batches(parts.store, clock)
+    assert [await batches.admit(BATCH_ID, AHEAD) for _ in range(2)] == [NotAdmitted.ABANDONED] * 2
+    assert parts.store._batches[BATCH_ID].expires_at == AHEAD.expires_at
+    with pytest.raises(AcceptanceLost):
+        await parts.store.accept_new(batch, NOW)
+
+
+async def test_batch_that_is_written_late_by_our_clock_is_admitted(parts: MemoryParts, clock: FakeClock) -> None:
+    clock.advance(60.1)
+
+    def write_right_before(call: str, moment: Moment) -> None:
+        if (call, moment) == ("store.create_batch", "before"):
+            put(parts, state=BatchState.QUEUED)
+
+    assert isinstance(await build_batches(parts, clock, write_right_before).admit(BATCH_ID, AHEAD), Batch)
+
+
+@pytest.mark.parametrize("seconds", [0, -SKEW_SECONDS, 1_000_000])
+async def test_batch_that_may_be_past_its_retention_is_unknown(
+    parts: MemoryParts, clock: FakeClock, seconds: float
+) -> None:
+    clock.advance(90_000 + seconds)
+    assert await Batches(parts.store, clock).admit(BATCH_ID, AHEAD) is NotAdmitted.UNKNOWN
+    assert parts.store._batches == {}
 
 
 async def test_batches_not_asked_for_longest_are_forgotten(parts: MemoryParts, clock: FakeClock) -> None:

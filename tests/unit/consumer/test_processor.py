@@ -16,10 +16,10 @@ from penstock.consumer import patience, quarantine
 from penstock.consumer.attempt import Evidence, StartNote
 from penstock.consumer.batches import ACCEPT_WAIT_SECONDS
 from penstock.consumer.processor import ACCEPTING_RELEASE_SECONDS
-from penstock.errors import LostItem, RejectedCall, Unavailable
+from penstock.errors import AcceptanceLost, LostItem, RejectedCall, Unavailable
 from penstock.message import decode_chunk, encode_chunk
 from penstock.outcome import ChunkRecord, OutcomeState, record_too_early, succeeded
-from penstock.queue import Delivery, Message
+from penstock.queue import Delivery, Message, SentAhead
 from penstock.running.stop import Stop
 from penstock.store import Group
 from penstock.telemetry import Event
@@ -1045,6 +1045,39 @@ async def test_batch_accepted_while_it_is_being_abandoned_runs(rig: Rig) -> None
 
     await rig.process_next(rig.processor(accept_first))
     assert rig.runs == {"id-0": 1}
+
+
+async def put_ahead(rig: Rig) -> None:
+    message = encode_chunk(build_chunk(build_operations("/succeed", "/succeed")))
+    await rig.parts.chunks.send([Message(message, sent_ahead=SentAhead(NOW + 60, NOW + 90_000))])
+
+
+async def test_chunk_that_came_before_its_batch_runs_whole_once_the_batch_is_written(rig: Rig) -> None:
+    await put_ahead(rig)
+    for _ in range(4):
+        await rig.process_next()
+        assert (rig.runs, rig.dead_letters) == ({}, [])
+        rig.clock.advance(ACCEPTING_RELEASE_SECONDS)
+    await rig.parts.store.accept_new(build_batch(2, state=BatchState.ACCEPTING, accepted_at=None), NOW)
+    await rig.process_next()
+    assert rig.attempts == [("id-0", 1), ("id-1", 1)]
+    assert not (await rig.batch()).is_suspect
+
+
+async def test_chunk_whose_batch_is_not_written_in_time_is_dropped_unrun(rig: Rig) -> None:
+    await put_ahead(rig)
+    rig.clock.advance(61)
+    await rig.process_next()
+    assert (rig.runs, rig.outcomes(), rig.chunks, rig.dead_letters) == ({}, [], [], [])
+    with pytest.raises(AcceptanceLost):
+        await rig.parts.store.accept_new(build_batch(2, state=BatchState.ACCEPTING, accepted_at=None), NOW)
+
+
+async def test_chunk_whose_batch_may_be_past_its_retention_is_set_aside(rig: Rig) -> None:
+    await put_ahead(rig)
+    rig.clock.advance(90_000)
+    await rig.process_next()
+    assert (len(rig.dead_letters), rig.runs, rig.chunks) == (1, {}, [])
 
 
 async def test_chunk_of_an_unknown_batch_is_set_aside_with_the_reason(rig: Rig) -> None:

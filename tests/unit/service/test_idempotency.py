@@ -242,7 +242,7 @@ async def test_batch_whose_creation_comes_late_is_made_anew(
 
     A sweep may even have abandoned it.
     """
-    plant = await build(aiohttp_client, toys, all_of(Outage("store.create_batch"), Outage("store.release_key")))
+    plant = await build(aiohttp_client, toys, all_of(Outage("chunks.send"), Outage("store.release_key")))
     asked = ask_for("/succeed/a")
     assert_problem(await plant.service.post(asked, ASYNC_KEY), 503)
     dead = claim_of(plant).batch_id
@@ -435,7 +435,7 @@ async def test_key_of_a_batch_that_may_be_accepted_stays_claimed(
     aiohttp_client: AiohttpClient, toys: Toys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(acceptance, "ACCEPT_REPEAT_SECONDS", 0)
-    plant = await build(aiohttp_client, toys, Outage("store.accept_batch", "after"))
+    plant = await build(aiohttp_client, toys, Outage("store.accept_new", "after"))
     asked = ask_for("/succeed/a")
     assert_problem(await plant.service.post(asked, ASYNC_KEY), 504)
     plant.clock.advance(1)
@@ -448,15 +448,15 @@ async def test_batch_that_is_created_after_another_request_has_its_key_is_not_ac
     """The clock of its front end is slow, so that this one thinks that the lease still runs."""
     plant = await build(aiohttp_client, toys)
     store, gate, is_creating = plant.parts.store, asyncio.Event(), asyncio.Event()
-    create = store.create_batch
+    accept_new = store.accept_new
 
-    async def create_late(batch: Batch) -> None:
+    async def accept_late(batch: Batch, at: float) -> None:
         if not is_creating.is_set():
             is_creating.set()
             await gate.wait()
-        await create(batch)
+        await accept_new(batch, at)
 
-    store.create_batch = create_late  # type: ignore[method-assign]
+    store.accept_new = accept_late  # type: ignore[method-assign]
     asked = ask_for("/succeed/a")
     async with asyncio.TaskGroup() as group:
         slow = group.create_task(plant.service.post(asked, ASYNC_KEY))

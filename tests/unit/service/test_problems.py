@@ -130,11 +130,10 @@ async def test_rejected_credentials_ask_to_come_again_and_are_told_to_nobody(ser
 @pytest.mark.parametrize(
     "struck",
     [
-        ("store.create_batch", "after"),
         ("store.write_ids", "before"),
         ("chunks.send", "before"),
         ("chunks.send", "after"),
-        ("store.accept_batch", "before"),
+        ("store.accept_new", "before"),
     ],
 )
 async def test_error_after_something_was_stored_is_clear_and_leaves_nothing_that_runs(
@@ -158,20 +157,20 @@ async def test_error_after_something_was_stored_is_clear_and_leaves_nothing_that
 
 
 @pytest.mark.parametrize(
-    ("errors", "status", "state"),
+    ("errors", "status", "states"),
     [
-        ([NoAccess("expired")], 503, BatchState.ACCEPTING),  # it is abandoned when its lease ends
-        ([Unavailable("lost"), NoAccess("expired")], 202, BatchState.QUEUED),
-        ([Unavailable("lost"), RejectedCall("invalid")], 202, BatchState.QUEUED),
+        ([NoAccess("expired")], 503, []),  # it is abandoned when its lease ends
+        ([Unavailable("lost"), NoAccess("expired")], 202, [BatchState.QUEUED]),
+        ([Unavailable("lost"), RejectedCall("invalid")], 202, [BatchState.QUEUED]),
     ],
 )
 async def test_acceptance_whose_first_answer_is_lost_is_not_given_up(
-    serve: Serve, errors: list[Exception], status: int, state: BatchState
+    serve: Serve, errors: list[Exception], status: int, states: list[BatchState]
 ) -> None:
     left = list(errors)
 
     def strike(call: str, moment: Moment) -> None:
-        if (call, moment) == ("store.accept_batch", "before") and left:
+        if (call, moment) == ("store.accept_new", "before") and left:
             raise left.pop(0)
 
     operations = Operations()
@@ -182,7 +181,7 @@ async def test_acceptance_whose_first_answer_is_lost_is_not_given_up(
     service = await serve(operations, watch=strike, sync_max_operations=0)
     answer = await service.post([{"method": "POST", "path": "/run"}])
     assert answer.status == status
-    assert [batch.state for batch in service.parts.store._batches.values()] == [state]
+    assert [batch.state for batch in service.parts.store._batches.values()] == states
 
 
 async def ask_in_bytes(service: Service, request: bytes) -> bytes:

@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 
 from penstock import Operations
+from penstock.abandoning import was_accepted
 from penstock.batch import BatchState
 from penstock.chunk import Chunk
 from penstock.errors import RejectedCall, Unavailable
 from penstock.message import decode_chunk
-from penstock.queue import Message
+from penstock.queue import Message, SentAhead
 from penstock.service.intake import acceptance
 from penstock.service.intake.submit import BATCH_IDS
+from penstock.store import IDS_IN_CALL
 from penstock.testing import FakeClock, MemoryParts, memory_parts
 from penstock.testing.http import Answer
 from tests.support.builders import BATCH_ID, NOW
@@ -29,6 +31,13 @@ operations = Operations()
 @operations.post("/run/{name}", status=201)
 async def run(name: str, body: Any = None) -> None:
     runs.append(name)
+
+
+IN_A_CALL, IN_TWO_CALLS = 3, 11  # operations, one in each message
+in_one_or_two_calls = pytest.mark.parametrize(
+    ("count", "accepting"), [(IN_A_CALL, "store.accept_new"), (IN_TWO_CALLS, "store.accept_batch")]
+)
+BY_ONE = {"sync_max_operations": 0, "chunk_operations": 1}
 
 
 @pytest.fixture(autouse=True)
@@ -172,16 +181,65 @@ async def test_batch_is_accepted_only_after_every_chunk_is_sent(serve: Serve) ->
     ]
 
 
+async def test_batch_that_goes_in_one_call_is_written_when_it_is_sent(serve: Serve) -> None:
+    calls: list[tuple[str, Moment]] = []
+    service = await serve(operations, **BY_ONE, accept_seconds=30, watch=lambda *call: calls.append(call))
+    assert (await service.post([{**one, "id": f"no. {index}"} for index, one in enumerate(many(10))])).status == 202
+    assert {call for call, _ in calls} == {
+        "store.read_handler_seconds",
+        "chunks.send",
+        "store.list_batch",
+        "store.write_ids",
+        "store.accept_new",
+    }
+    assert [call for call in calls if "after" in call][-1] == calls[-1] == ("store.accept_new", "after")
+    [batch] = service.parts.store._batches.values()
+    ahead = SentAhead(batch.accept_by, batch.expires_at)
+    assert [message.sent_ahead for message in service.parts.chunks.messages] == [ahead] * 10
+
+
+@pytest.mark.parametrize(
+    ("count", "is_ahead"),
+    [
+        (10, True),  # SQS takes ten messages in a call
+        (11, False),
+    ],
+)
+async def test_messages_say_if_they_are_sent_ahead_of_their_batch(serve: Serve, count: int, is_ahead: bool) -> None:
+    service = await serve(operations, **BY_ONE)
+    assert (await service.post(many(count))).status == 202
+    assert {message.sent_ahead is not None for message in service.parts.chunks.messages} == {is_ahead}
+
+
+async def test_messages_that_are_too_large_for_one_call_follow_their_batch(serve: Serve) -> None:
+    service = await serve(operations, sync_max_operations=0, message_bytes=4096)
+    assert (await service.post([{**one, "body": "x" * 2500} for one in many(2)])).status == 202
+    assert [message.sent_ahead for message in service.parts.chunks.messages] == [None, None]
+
+
+async def test_all_ids_are_written_before_a_batch_that_is_sent_ahead(serve: Serve) -> None:
+    calls: list[tuple[str, Moment]] = []
+    service = await serve(
+        operations, sync_max_operations=0, max_operations=5_000, watch=lambda *call: calls.append(call)
+    )
+    asked = [{**one, "id": f"no. {index}"} for index, one in enumerate(many(IDS_IN_CALL + 1))]
+    assert (await service.post(asked)).status == 202
+    assert calls.count(("store.write_ids", "after")) == 2
+    assert calls[-2:] == [("store.accept_new", "before"), ("store.accept_new", "after")]
+
+
 async def test_ids_are_written_while_the_batch_is_created(serve: Serve) -> None:
     calls: list[tuple[str, Moment]] = []
-    service = await serve(operations, sync_max_operations=0, watch=lambda *call: calls.append(call))
-    assert (await service.post([{**one, "id": f"no. {index}"} for index, one in enumerate(many(3))])).status == 202
+    service = await serve(operations, **BY_ONE, watch=lambda *call: calls.append(call))
+    asked = many(IN_TWO_CALLS)
+    assert (await service.post([{**one, "id": f"no. {index}"} for index, one in enumerate(asked)])).status == 202
     assert calls.index(("store.create_batch", "before")) < calls.index(("store.write_ids", "after"))
     assert calls.index(("store.write_ids", "before")) < calls.index(("store.create_batch", "after"))
     assert calls.index(("store.write_ids", "after")) < calls.index(("store.accept_batch", "before"))
 
 
-async def test_ids_are_written_before_a_failure_to_create_the_batch_is_answered(serve: Serve) -> None:
+@pytest.mark.parametrize("count", [IN_A_CALL, IN_TWO_CALLS])
+async def test_ids_are_written_before_a_failure_to_send_the_batch_is_answered(serve: Serve, count: int) -> None:
     """Otherwise a call would still be in flight for a request that has its answer."""
     parts, calls = memory_parts(), list[str]()
     write = parts.store.write_ids
@@ -191,24 +249,40 @@ async def test_ids_are_written_before_a_failure_to_create_the_batch_is_answered(
         await write(*piece)
         calls.append("written")
 
+    async def fail_soon(_messages: Sequence[Message]) -> None:
+        await asyncio.sleep(0.001)
+        raise Unavailable("AWS does not answer.")
+
     parts.store.write_ids = write_slowly  # type: ignore[assignment]
-    service = await serve(operations, parts=parts, sync_max_operations=0, watch=Outage("store.create_batch"))
-    assert_problem(await service.post([{**one, "id": f"no. {index}"} for index, one in enumerate(many(3))]), 503)
+    parts.chunks.send = fail_soon  # type: ignore[assignment]
+    service = await serve(operations, parts=parts, **BY_ONE)
+    assert_problem(await service.post([{**one, "id": f"no. {index}"} for index, one in enumerate(many(count))]), 503)
     assert calls == ["written"]
-    assert states(parts) == []
+    assert set(states(parts)) <= {BatchState.ACCEPTING}
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-@pytest.mark.parametrize("call", ["store.create_batch", "chunks.send"])
-async def test_nothing_is_accepted_when_a_step_fails(serve: Serve, call: str, moment: Moment) -> None:
-    service = await serve(operations, sync_max_operations=0, watch=Outage(call, moment))
-    answer = await service.post(many(3))
+@pytest.mark.parametrize(
+    ("count", "call"),
+    [
+        (IN_A_CALL, "chunks.send"),
+        (IN_A_CALL, "store.list_batch"),
+        (IN_TWO_CALLS, "store.create_batch"),
+        (IN_TWO_CALLS, "chunks.send"),
+    ],
+)
+async def test_nothing_is_accepted_when_a_step_fails(serve: Serve, count: int, call: str, moment: Moment) -> None:
+    service = await serve(operations, **BY_ONE, watch=Outage(call, moment))
+    answer = await service.post(many(count))
     assert_problem(answer, 503)
     assert int(answer.headers["Retry-After"]) > 0
     assert set(states(service.parts)) <= {BatchState.ACCEPTING}
 
 
-async def test_nothing_is_accepted_when_only_some_chunks_could_be_sent(serve: Serve) -> None:
+@pytest.mark.parametrize(("count", "left"), [(IN_A_CALL, []), (IN_TWO_CALLS, [BatchState.ACCEPTING])])
+async def test_nothing_is_accepted_when_only_some_chunks_could_be_sent(
+    serve: Serve, count: int, left: list[BatchState]
+) -> None:
     parts = memory_parts()
     send = parts.chunks.send
 
@@ -217,46 +291,53 @@ async def test_nothing_is_accepted_when_only_some_chunks_could_be_sent(serve: Se
         Outage("chunks.send")("chunks.send", "before")
 
     parts.chunks.send = send_some  # type: ignore[method-assign]
-    service = await serve(operations, parts=parts, sync_max_operations=0, chunk_operations=1)
-    assert_problem(await service.post(many(5)), 503)
-    assert len(parts.chunks.messages) == 2
-    assert states(parts) == [BatchState.ACCEPTING]
+    service = await serve(operations, parts=parts, **BY_ONE)
+    assert_problem(await service.post(many(count)), 503)
+    assert len(parts.chunks.messages) in {2, 3}  # the second call has one message
+    assert states(parts) == left
 
 
 async def test_unaccepted_batch_does_not_exist_for_anybody(serve: Serve) -> None:
-    service = await serve(operations, sync_max_operations=0, watch=Outage("chunks.send"))
-    await service.post(many(1))
+    service = await serve(operations, **BY_ONE, watch=Outage("chunks.send"))
+    await service.post(many(IN_TWO_CALLS))
     [batch_id] = service.parts.store._batches
     assert_problem(await service.get(f"/batch/{batch_id}/status"), 404)
     assert_problem(await service.get(f"/batch/{batch_id}/results"), 404)
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-async def test_accepting_is_repeated_and_accepts_once(serve: Serve, moment: Moment) -> None:
+@in_one_or_two_calls
+async def test_accepting_is_repeated_and_accepts_once(serve: Serve, count: int, accepting: str, moment: Moment) -> None:
     clock = FakeClock(NOW)
-    outage = Outage("store.accept_batch", moment, times=4)
-    service = await serve(operations, clock=clock, sync_max_operations=0, watch=outage)
-    assert (await service.post(many(1))).status == 202
+    outage = Outage(accepting, moment, times=4)
+    service = await serve(operations, clock=clock, **BY_ONE, watch=outage)
+    assert (await service.post(many(count))).status == 202
     assert outage.times == 0
     assert states(service.parts) == [BatchState.QUEUED]
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-async def test_when_acceptance_stays_unknown_the_client_is_told_where_to_ask(serve: Serve, moment: Moment) -> None:
-    service = await serve(operations, sync_max_operations=0, watch=Outage("store.accept_batch", moment))
-    answer = await service.post(many(1))
+@in_one_or_two_calls
+async def test_when_acceptance_stays_unknown_the_client_is_told_where_to_ask(
+    serve: Serve, count: int, accepting: str, moment: Moment
+) -> None:
+    service = await serve(operations, **BY_ONE, watch=Outage(accepting, moment))
+    answer = await service.post(many(count))
     problem = assert_problem(answer, 504)
     assert problem["statusUrl"] == f"/batch/{problem['batchId']}/status"
     assert "Retry-After" not in answer.headers  # a repeated request could create a second batch
     assert (await service.get(problem["statusUrl"])).status == (404 if moment == "before" else 200)
 
 
-async def test_rejection_after_a_lost_answer_leaves_the_acceptance_unknown(serve: Serve) -> None:
+@in_one_or_two_calls
+async def test_rejection_after_a_lost_answer_leaves_the_acceptance_unknown(
+    serve: Serve, count: int, accepting: str
+) -> None:
     """The first call has taken effect. So the batch runs, and the client must not be told that it does not."""
     calls: list[Moment] = []
 
     def fail(call: str, moment: Moment) -> None:
-        if call != "store.accept_batch":
+        if call != accepting:
             return
         calls.append(moment)
         if calls == ["before", "after"]:
@@ -264,20 +345,21 @@ async def test_rejection_after_a_lost_answer_leaves_the_acceptance_unknown(serve
         if len(calls) > 2:
             raise RejectedCall("AWS rejected an invalid call.")
 
-    service = await serve(operations, sync_max_operations=0, watch=fail)
-    assert_problem(await service.post(many(1)), 504)
+    service = await serve(operations, **BY_ONE, watch=fail)
+    assert_problem(await service.post(many(count)), 504)
     assert states(service.parts) == [BatchState.QUEUED]
 
 
+@pytest.mark.parametrize("count", [IN_A_CALL, IN_TWO_CALLS])
 async def test_batch_of_which_aws_rejects_a_message_is_abandoned_immediately(
-    serve: Serve, logs: list[MutableMapping[str, Any]]
+    serve: Serve, logs: list[MutableMapping[str, Any]], count: int
 ) -> None:
     def reject(call: str, moment: Moment) -> None:
         if call == "chunks.send":
             raise RejectedCall("AWS rejected an invalid call.")
 
-    service = await serve(operations, sync_max_operations=0, watch=reject)
-    assert (await service.post(many(1))).status == 500
+    service = await serve(operations, **BY_ONE, watch=reject)
+    assert (await service.post(many(count))).status == 500
     assert states(service.parts) == [BatchState.ABANDONED]
     logs.clear()
 
@@ -302,18 +384,39 @@ async def test_after_a_failed_send_no_other_starts_and_the_running_ones_end_befo
     assert len(parts.chunks.messages) == sum(calls[1:])
 
 
-async def test_batch_whose_acceptance_lease_ran_out_is_not_accepted(serve: Serve) -> None:
+async def test_batch_that_was_abandoned_before_it_is_written_is_not_accepted(serve: Serve) -> None:
+    """As by a consumer whose clock is fast, or by a request that has taken over its key."""
+    parts = memory_parts()
+    send = parts.chunks.send
+
+    async def send_and_abandon(messages: Sequence[Message]) -> None:
+        await send(messages)
+        [chunk] = chunks_on(parts)
+        assert not await was_accepted(parts.store, chunk.batch_id, NOW, NOW + 60)
+
+    parts.chunks.send = send_and_abandon  # type: ignore[method-assign]
+    service = await serve(operations, parts=parts, sync_max_operations=0)
+    answer = await service.post(many(1))
+    assert_problem(answer, 503)
+    assert int(answer.headers["Retry-After"]) > 0
+    assert states(parts) == [BatchState.ABANDONED]
+
+
+@pytest.mark.parametrize(("count", "left"), [(IN_A_CALL, []), (IN_TWO_CALLS, [BatchState.ACCEPTING])])
+async def test_batch_whose_acceptance_lease_ran_out_is_not_accepted(
+    serve: Serve, count: int, left: list[BatchState]
+) -> None:
     clock = FakeClock(NOW)
 
     def sending_takes_long(call: str, moment: Moment) -> None:
         if (call, moment) == ("chunks.send", "after"):
             clock.advance(31)
 
-    service = await serve(operations, clock=clock, sync_max_operations=0, accept_seconds=30, watch=sending_takes_long)
-    answer = await service.post(many(1))
+    service = await serve(operations, clock=clock, **BY_ONE, accept_seconds=30, watch=sending_takes_long)
+    answer = await service.post(many(count))
     assert_problem(answer, 503)
     assert int(answer.headers["Retry-After"]) > 0
-    assert states(service.parts) == [BatchState.ACCEPTING]
+    assert states(service.parts) == left
 
 
 async def test_operations_too_large_for_a_message_are_all_named(serve: Serve) -> None:

@@ -183,7 +183,7 @@ async def test_layout_is_durable_before_the_batch_is_accepted(serve: Serve) -> N
         operations, sync_max_operations=0, watch=lambda call, moment: calls.append(call) if moment == "after" else None
     )
     assert (await post(service, b"id\n1\n")).status == 202
-    assert calls.index("store.write_layout") < calls.index("store.accept_batch")
+    assert calls.index("store.write_layout") < calls.index("store.accept_new")
     calls.clear()
     assert (await service.post([{"method": "POST", "path": "/numbers", "body": 1}])).status == 202
     assert "store.write_layout" not in calls

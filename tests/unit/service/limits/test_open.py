@@ -218,7 +218,7 @@ async def test_a_batch_that_was_started_is_not_rejected(limited: Serve, parts: M
     assert await open_now(parts) == 14
 
 
-@pytest.mark.parametrize("call", ["store.create_batch", "chunks.send"])
+@pytest.mark.parametrize("call", ["store.list_batch", "chunks.send"])
 async def test_a_batch_that_is_not_accepted_does_not_count(limited: Serve, parts: MemoryParts, call: str) -> None:
     service = await limited(watch=Outage(call))
     assert_problem(await service.post(many(5), BACKGROUND), 503)
@@ -240,12 +240,22 @@ async def test_a_repeated_request_counts_once(limited: Serve, parts: MemoryParts
     assert await open_now(parts) == 8
 
 
-@pytest.mark.parametrize("dies_at", ["store.create_batch", "store.accept_batch"])
+@pytest.mark.parametrize(
+    ("dies_at", "most_ahead"),
+    [("chunks.send", 10), ("store.accept_new", 10), ("store.create_batch", 0), ("store.accept_batch", 0)],
+)
 async def test_the_batch_of_a_front_end_that_died_leaves_after_its_acceptance_lease(
-    limited: Serve, parts: MemoryParts, clock: FakeClock, dies_at: str, monkeypatch: pytest.MonkeyPatch
+    limited: Serve,
+    parts: MemoryParts,
+    clock: FakeClock,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    dies_at: str,
+    most_ahead: int,
 ) -> None:
     """It died before it accepted the batch. Here, AWS answers none of its calls after that."""
     monkeypatch.setattr("penstock.service.intake.acceptance.ACCEPT_REPEAT_SECONDS", 0)
+    monkeypatch.setattr("penstock.service.intake.acceptance.MESSAGES_IN_CALL", most_ahead)
 
     def dead(call: str, _moment: str) -> None:
         if call in {dies_at, "store.lower_open", "store.abandon_batch"}:

@@ -156,7 +156,7 @@ async def test_an_invalid_batch_is_free(limited: Serve, parts: MemoryParts, cloc
     assert await left(parts, clock) == 10
 
 
-@pytest.mark.parametrize("call", ["store.create_batch", "chunks.send"])
+@pytest.mark.parametrize("call", ["store.list_batch", "chunks.send"])
 async def test_a_batch_that_is_not_accepted_is_free(
     limited: Serve, parts: MemoryParts, clock: FakeClock, call: str
 ) -> None:
@@ -172,7 +172,7 @@ async def test_a_stream_is_charged_once(limited: Serve) -> None:
     body = b'{"method": "POST", "path": "/run"}\n' * 10
     assert (await service.post_content(body, NDJSON, **BACKGROUND)).status == 202
     assert calls.count("store.charge") == 1
-    assert calls.index("store.charge") < calls.index("store.create_batch") < calls.index("chunks.send")
+    assert calls.index("store.charge") < calls.index("chunks.send") < calls.index("store.accept_new")
 
 
 async def test_a_charge_whose_answer_is_lost_is_given_back(
@@ -189,7 +189,7 @@ async def test_a_charge_of_a_front_end_that_died_is_given_back_by_another(
     """It died before it wrote the batch. Here, AWS answers none of its calls after the charge."""
 
     def dead(call: str, _moment: str) -> None:
-        if call in {"store.create_batch", "store.end_charge"}:
+        if call in {"chunks.send", "store.end_charge"}:
             raise Unavailable("It died.")
 
     await (await limited(watch=dead)).post(many(8), BACKGROUND)
@@ -204,8 +204,16 @@ async def test_a_charge_of_a_front_end_that_died_is_given_back_by_another(
 
 @pytest.mark.parametrize(("is_over", "remaining"), [(False, 1), (True, 5)])
 async def test_a_charge_is_kept_while_its_batch_may_still_be_accepted(
-    limited: Serve, parts: MemoryParts, clock: FakeClock, is_over: bool, remaining: int
+    limited: Serve,
+    parts: MemoryParts,
+    clock: FakeClock,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    is_over: bool,
+    remaining: int,
 ) -> None:
+    monkeypatch.setattr(acceptance, "MESSAGES_IN_CALL", 0)  # the batch is written before it is sent
+
     def dead(call: str, _moment: str) -> None:
         if call in {"store.accept_batch", "store.abandon_batch", "store.end_charge"}:
             raise Unavailable("It died.")

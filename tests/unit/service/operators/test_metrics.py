@@ -93,7 +93,7 @@ async def test_answers_are_counted_by_class(
 
 
 async def test_answers_for_trouble_of_ours_are_counted(serve: Serve, logs: Logs) -> None:
-    service = await serve(operations, watch=Outage("store.create_batch"))
+    service = await serve(operations, watch=Outage("chunks.send"))
     answer = await service.post(ask_for("/succeed/a"), {"Prefer": "respond-async"})
     assert answer.status == 503
     assert counts_of(service) == {"HttpAnswers5xx": 1}

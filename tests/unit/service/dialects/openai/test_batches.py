@@ -603,7 +603,7 @@ async def test_repeated_request_makes_a_batch_if_the_first_one_did_not_arrive(pl
     assert (answer.status, answer.body["status"]) == (200, "in_progress")
 
 
-@pytest.mark.parametrize("call", ["store.create_batch", "chunks.send", "store.accept_batch"])
+@pytest.mark.parametrize("call", ["chunks.send", "store.accept_new"])
 async def test_of_a_request_that_broke_off_and_its_repetition_only_one_runs(
     aiohttp_client: AiohttpClient, call: str
 ) -> None:

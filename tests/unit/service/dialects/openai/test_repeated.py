@@ -49,9 +49,9 @@ async def create(plant: Plant, file_id: str, headers: dict[str, str]) -> Any:
     return await plant.service.ask("POST", "/v1/batches", json=body, headers=headers)
 
 
-@pytest.mark.parametrize("most_bytes_here", [LARGE, 1_000])
+@pytest.mark.parametrize(("most_bytes_here", "written"), [(LARGE, "create_batch"), (1_000, "accept_new")])
 async def test_only_one_batch_runs_wherever_the_first_front_end_waits(
-    aiohttp_client: AiohttpClient, most_bytes_here: int
+    aiohttp_client: AiohttpClient, most_bytes_here: int, written: str
 ) -> None:
     pause = Pause()
     pause.wait_at(-2)  # never
@@ -79,7 +79,7 @@ async def test_only_one_batch_runs_wherever_the_first_front_end_waits(
         assert [(one["id"], one["status"]) for one in made] == [(repeated.body["id"], "completed")], pause.name
         assert first.result().status >= 409 or first.result().body["id"] == repeated.body["id"], pause.name
         known.add(repeated.body["id"])
-    assert {"before store.write_entry", "before store.create_batch", "after store.create_batch"} < set(names)
+    assert {"before store.write_entry", f"before store.{written}", f"after store.{written}"} < set(names)
 
 
 async def test_first_request_that_gave_way_gets_the_batch_when_it_is_sent_again(aiohttp_client: AiohttpClient) -> None:
