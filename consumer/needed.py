@@ -37,7 +37,7 @@ class Needed:
         async for encoded in self._store.read_records(batch, chunk.group, number):
             if planned_number(encoded.chunk_id) != number:
                 break
-            columns = decode_columns(encoded.content, with_results=bool(results.unknown))
+            columns = decode_columns(encoded.content, with_results=not needed.isdisjoint(results.unknown))
             found = [(position, index) for position, index in enumerate(columns.indexes) if index in needed]
             for position, index in found:
                 ids[index] = str(index) if columns.ids is None else from_json(bytes(columns.ids[position]))

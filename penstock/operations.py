@@ -295,7 +295,7 @@ class Operations(Generic[T]):
 
     @cached_property
     def _connections(self) -> "Connections":
-        """Import aiohttp only now: a process for `cpu_bound` handlers needs none, and starts a third sooner."""
+        """Import aiohttp only now: a process for `cpu_bound` handlers needs none, and starts a quarter sooner."""
         from penstock.forwarding.forward import Connections  # noqa: PLC0415
 
         return Connections()

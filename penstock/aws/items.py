@@ -390,7 +390,12 @@ def counts_to_values(counts: Counts) -> dict[str, Value]:
 
 
 def is_whole_group(batch: Batch, group: int, records: Sequence[ChunkRecord]) -> bool:
-    """Return True if the records have all outcomes of the group, as that of the only chunk of a small batch has."""
+    """Return True if the records have all outcomes of the group, as that of the only chunk of a small batch has.
+
+    A redrive corrects what was counted before it, so it is none of them.
+    """
+    if any(redriven_from(record.chunk_id) is not None for record in records):
+        return False
     return sum_counts(record.counts for record in records).completed == batch.group_totals[group]
 
 

@@ -24,7 +24,7 @@ SLICE_SECONDS = 0.001  # about a hundred quick operations; nothing else runs on 
 class Performer:
     """Performs the lots of a chunk. The first three functions return verdicts by index, or raise CallFailed.
 
-    `perform` returns a coroutine of them instead if it has to wait, and only the outcome of a quick operation.
+    `perform` returns a coroutine of them instead if it has to wait. For a quick operation it returns the outcome alone.
     """
 
     perform: Callable[[Lot, Worker], Performed]
@@ -329,8 +329,9 @@ class ChunkRun:
             self._ended(count)
 
     def _with_report(self, waiting: Coroutine[Any, Any, dict[int, Verdict]]) -> Coroutine[Any, Any, dict[int, Verdict]]:
-        """Report what has ended before a handler, because that may wait for long."""
+        """Report what has ended before a handler, because that may wait for long, or never end."""
         self._report_ended()
+        self._performer.end_slice()
         return waiting
 
     def _give_up_rest(self) -> None:

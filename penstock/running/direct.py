@@ -67,7 +67,10 @@ class DirectCalls:
         self._seconds: list[float] = []  # of the quick calls of its handler that are not counted yet
 
     def perform(self, lot: Lot, worker: Worker) -> Performed:
-        """Perform one attempt. Return its outcome or verdict, or a coroutine that returns it if the handler waits."""
+        """Perform one attempt. Return the outcome of a quick operation, and otherwise the verdicts by index.
+
+        If the handler waits, return a coroutine of the verdicts.
+        """
         operation = lot[0]
         route = self._route
         if route is None or operation.path != self._path or operation.method != self._method:

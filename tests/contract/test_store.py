@@ -648,6 +648,15 @@ async def test_group_of_one_chunk_is_counted_at_once(store: Store, counts: Count
 
 
 @on_all
+async def test_redrive_that_is_counted_with_a_whole_group_does_not_make_failed_negative(store: Store) -> None:
+    batch = make_batch((5,))
+    together = (counting("0", Counts(5)), counting("0.d1", Counts(1)))
+    for group in await asyncio.gather(*(store.count_chunk(batch, record) for record in together)):
+        assert group.counts in {Counts(), Counts(5)}
+    assert (await store.read_group(batch.id, 0)).counts == Counts(5)
+
+
+@on_all
 async def test_whole_group_is_not_counted_once_it_is_closed(store: Store) -> None:
     batch = make_batch((5,))
     assert await store.close_group(batch, 0, Counts(), Ending.EXPIRED)

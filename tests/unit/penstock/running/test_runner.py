@@ -349,6 +349,25 @@ async def test_quick_operations_of_one_slice_are_counted_for_their_own_handlers(
     }
 
 
+async def test_quick_operations_before_one_that_waits_are_counted_while_it_waits() -> None:
+    some_wait, meter, begun = Operations[Any](), Meter(), asyncio.Event()
+
+    @some_wait.post("/at/{n}")
+    async def at(n: int) -> None:
+        if n == 2:
+            begun.set()
+            await asyncio.Event().wait()
+
+    runner, stop = Runner(some_wait, 1, meter=meter), Stop()
+    chunk = make_chunk("/at/0", "/at/1", "/at/2")
+    running = asyncio.create_task(runner.run_chunk(chunk, SOURCE, stop, lambda _: None))
+    await begun.wait()
+    assert counted(meter) == {"POST /at/{n}": (0, 2)}
+    stop.begin()
+    stop.cut_off()
+    assert set(await running) == {0, 1}
+
+
 async def test_attempt_that_is_cut_short_is_not_counted() -> None:
     meter = Meter()
     running = asyncio.create_task(run_one(Runner(operations, 1, meter=meter), make_operation("/sleep"), SOURCE, 1))
