@@ -42,9 +42,10 @@ class _Seen(Seen[Usage]):
 class Ledger:
     """There is one in each front end."""
 
-    def __init__(self, store: Store, clock: Clock) -> None:
+    def __init__(self, store: Store, clock: Clock, accept_seconds: float) -> None:
         self._store = store
         self._clock = clock
+        self._accept_seconds = accept_seconds
         self._accounts = Accounts(clock, _Seen)
 
     async def usage(self, account: Account) -> Usage | None:
@@ -124,7 +125,7 @@ class Ledger:
         """Settle charges of batches that were accepted, and give the others back. Leave those that are not decided."""
         for charge in lapsed:
             batch, now = await self._store.read_batch(charge.id), self._clock.now()
-            accepted = await find_acceptance(self._store, charge, batch, now)
+            accepted = await find_acceptance(self._store, charge, batch, now, self._accept_seconds)
             if accepted is not None:
                 given_back = 0 if accepted else give_back(charge.cost, usage.open[charge], self._clock.now())
                 await self._end(account, seen, charge, given_back)

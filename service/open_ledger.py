@@ -62,9 +62,10 @@ class _Progress:
 class OpenLedger:
     """There is one in each front end."""
 
-    def __init__(self, store: Store, clock: Clock) -> None:
+    def __init__(self, store: Store, clock: Clock, accept_seconds: float) -> None:
         self._store = store
         self._clock = clock
+        self._accept_seconds = accept_seconds
         self._accounts = Accounts(clock, _Seen)
 
     async def add(self, limit: OpenLimit, entry: OpenBatch, operations: int, *, is_forced: bool) -> OpenOperations:
@@ -188,8 +189,8 @@ class OpenLedger:
             return _Progress(counted)
         if batch is None or batch.state in UNACCEPTED_STATES:
             now = self._clock.now()
-            will_never_run = (
-                entry.retry_id is not None or await find_acceptance(self._store, entry, batch, now) is False
+            will_never_run = entry.retry_id is not None or (
+                await find_acceptance(self._store, entry, batch, now, self._accept_seconds) is False
             )
             return _Progress(0 if will_never_run else counted, was_accepted=False)
         if len(groups) < len(batch.group_totals):

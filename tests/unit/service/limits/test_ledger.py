@@ -22,7 +22,7 @@ def make_charge(clock: FakeClock, name: str, operations: int = 5) -> Charge:
 
 async def test_a_settled_charge_is_kept_when_the_next_charge_fails(parts: MemoryParts, clock: FakeClock) -> None:
     outage = Outage("store.charge", times=0)
-    ledger = Ledger(watched(parts, outage).store, clock)
+    ledger = Ledger(watched(parts, outage).store, clock, 60)
     first = make_charge(clock, "first")
     tat = (await ledger.charge(LIMIT, first)).tat
     ledger.settle_later(ACCOUNT, first)
@@ -47,7 +47,7 @@ async def test_a_charge_that_is_being_settled_is_not_given_back(
         await may_go_on.wait()
         return await charge_now(*arguments, **options)
 
-    ledger = Ledger(store, clock)
+    ledger = Ledger(store, clock, 60)
     first = make_charge(clock, "first")
     tat = (await ledger.charge(LIMIT, first)).tat
     ledger.settle_later(ACCOUNT, first)
@@ -74,7 +74,7 @@ async def test_a_read_does_not_replace_the_usage_of_a_charge_that_came_after_it(
         await may_answer.wait()
         return usage
 
-    ledger = Ledger(store, clock)
+    ledger = Ledger(store, clock, 60)
     await ledger.charge(LIMIT, make_charge(clock, "first"))
     clock.advance(2)
     with monkeypatch.context() as slow:

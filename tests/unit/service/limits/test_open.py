@@ -265,7 +265,7 @@ async def test_the_batch_of_a_front_end_that_died_leaves_after_its_acceptance_le
     other = await limited()
     assert_exceeded(await other.post(many(9), BACKGROUND), 60)
     assert await open_now(parts) == 8
-    clock.advance(70)
+    clock.advance(93)
     assert (await other.post(many(9), BACKGROUND)).status == 202
     assert await open_now(parts) == 9
     states = [batch.state for batch in parts.store._batches.values()]
@@ -284,7 +284,7 @@ async def test_front_ends_that_count_at_the_same_time_count_nothing_out_twice(pl
     await take_turn(plant.consumer())
     await take_turn(plant.consumer())
     store = plant.parts.store
-    ledgers = [open_ledger.OpenLedger(store, plant.clock) for _ in range(5)]
+    ledgers = [open_ledger.OpenLedger(store, plant.clock, 60) for _ in range(5)]
     before = await store.read_open(DEFAULT)
     await asyncio.gather(*(ledger._recount(DEFAULT, ledger._accounts.find(DEFAULT), before) for ledger in ledgers))
     left = [5 - (await plant.status(batch_id))["completed"] for batch_id in batch_ids]
@@ -326,7 +326,7 @@ async def test_a_read_does_not_replace_what_was_seen_later(clock: FakeClock) -> 
                 await read.wait()
             return is_open
 
-    ledger = open_ledger.OpenLedger(Slow(), clock)
+    ledger = open_ledger.OpenLedger(Slow(), clock, 60)
     first = asyncio.create_task(ledger.open(DEFAULT))
     await asyncio.sleep(0)
     added = await ledger.add(limit, entry, 4, is_forced=False)

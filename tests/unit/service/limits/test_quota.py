@@ -192,14 +192,32 @@ async def test_a_charge_of_a_front_end_that_died_is_given_back_by_another(
         if call in {"chunks.send", "store.end_charge"}:
             raise Unavailable("It died.")
 
-    await (await limited(watch=dead)).post(many(8), BACKGROUND)
-    other = await limited()
+    await (await limited(watch=dead, accept_seconds=1)).post(many(8), BACKGROUND)
+    other = await limited(accept_seconds=1)
     assert_exceeded(await other.post(many(9)), 42)
-    clock.advance(33)
+    clock.advance(34)
     assert (await other.post(many(9))).status == 200
     assert len(parts.store._batches) == 1, "a batch takes the place of the one that must not be accepted any more"
     [batch] = parts.store._batches.values()
     assert batch.state is BatchState.ABANDONED
+
+
+@pytest.mark.parametrize(("seconds", "remaining"), [(90, 5), (94, 10)])
+async def test_a_charge_is_kept_while_its_batch_may_still_be_written(
+    limited: Serve, parts: MemoryParts, clock: FakeClock, seconds: float, remaining: int
+) -> None:
+    """It is sent before it is written. Its front end has 60 s for that, from half a minute after the charge."""
+
+    def dead(call: str, _moment: str) -> None:
+        if call in {"store.accept_new", "store.end_charge"}:
+            raise Unavailable("It died.")
+
+    await (await limited(watch=dead, tenant_limit="10/600")).post(many(10), BACKGROUND)
+    clock.advance(seconds)
+    other = await limited(tenant_limit="10/600")
+    answer = await other.post(many(remaining), BACKGROUND)
+    assert answer.status == (429 if seconds == 90 else 202)
+    assert bool(parts.store._batches) is (seconds == 94)
 
 
 @pytest.mark.parametrize(("is_over", "remaining"), [(False, 1), (True, 5)])
