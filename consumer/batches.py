@@ -73,6 +73,8 @@ class Batches:
         while True:
             batch, now = await self.read(batch_id), self._clock.now()
             expected = sent_ahead if batch is None else batch
+            if batch is not None and batch.state is BatchState.ABANDONED:
+                return NotAdmitted.ABANDONED  # however old it is: it never had results
             if expected is None or expected.is_forgotten(now):
                 return NotAdmitted.UNKNOWN
             if batch is not None and (decided := _decide(batch)) is not None:
@@ -228,7 +230,7 @@ class Batches:
 
 def _decide(batch: Batch) -> Batch | NotAdmitted | None:
     """Return the batch if its operations may run, or why they may not. Return None if it will soon be accepted."""
-    if batch.state is BatchState.ABANDONED or batch.was_never_accepted:
+    if batch.was_never_accepted:
         return NotAdmitted.ABANDONED
     if batch.state is BatchState.VALIDATING and not _is_nearly_sent(batch):
         return NotAdmitted.VALIDATING

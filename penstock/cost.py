@@ -13,7 +13,8 @@ WRITE_UNIT_BYTES = 1024
 READ_UNIT_BYTES = 4096
 MILLION = 1_000_000
 _OUTCOME_BYTES = 32  # of an operation in a compressed record
-_BATCH_WRITES, _BATCH_READS = 6, 2  # to accept a batch and to finish it
+_MESSAGES_IN_CALL = 10  # `queue.py` has it, and imports this module
+_BATCH_WRITES, _BATCH_READS = 5, 2  # to accept a batch that one call sends, and to finish it
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +72,12 @@ def estimate_usd(operations: int, message_bytes: Sequence[int]) -> float:
     if chunks == 0:
         return 0.0
     received = sum(map(sqs_units, message_bytes))
-    sent = max(ceil(chunks / 10), ceil(sum(message_bytes) / SQS_UNIT_BYTES))
+    sent = max(ceil(chunks / _MESSAGES_IN_CALL), ceil(sum(message_bytes) / SQS_UNIT_BYTES))
     records = chunks * write_units(_OUTCOME_BYTES * operations // chunks)
-    units = Units(sqs=sent + received + chunks, writes=_BATCH_WRITES + records + chunks, reads=_BATCH_READS + chunks)
+    writes = (
+        _BATCH_WRITES + (chunks > _MESSAGES_IN_CALL) + records + chunks
+    )  # a larger one is written before it is sent
+    units = Units(sqs=sent + received + chunks, writes=writes, reads=_BATCH_READS + chunks)
     return _rounded(Prices().usd(units))
 
 

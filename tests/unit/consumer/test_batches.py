@@ -313,6 +313,11 @@ async def test_batch_that_is_written_late_by_our_clock_is_admitted(parts: Memory
     assert isinstance(await build_batches(parts, clock, write_right_before).admit(BATCH_ID, AHEAD), Batch)
 
 
+async def test_abandoned_batch_stays_abandoned_until_the_table_deletes_it(parts: MemoryParts, clock: FakeClock) -> None:
+    put(parts, state=BatchState.ABANDONED, accepted_at=None, expires_at=NOW)
+    assert await Batches(parts.store, clock).admit(BATCH_ID) is NotAdmitted.ABANDONED
+
+
 @pytest.mark.parametrize("seconds", [0, -SKEW_SECONDS, 1_000_000])
 async def test_batch_that_may_be_past_its_retention_is_unknown(
     parts: MemoryParts, clock: FakeClock, seconds: float

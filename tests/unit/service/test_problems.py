@@ -9,6 +9,7 @@ import pytest
 from penstock import Operations
 from penstock.batch import BatchState
 from penstock.errors import Misconfigured, NoAccess, RejectedCall, TooLargeForAws, Unavailable
+from penstock.service.intake import acceptance
 from penstock.telemetry import Event
 from penstock.testing import memory_parts
 from penstock.testing.http import Answer
@@ -128,17 +129,31 @@ async def test_rejected_credentials_ask_to_come_again_and_are_told_to_nobody(ser
     ids=lambda value: type(value).__name__,
 )
 @pytest.mark.parametrize(
-    "struck",
+    ("most_ahead", "struck"),
     [
-        ("store.write_ids", "before"),
-        ("chunks.send", "before"),
-        ("chunks.send", "after"),
-        ("store.accept_new", "before"),
+        (10, ("store.write_ids", "before")),
+        (10, ("chunks.send", "before")),
+        (10, ("chunks.send", "after")),
+        (10, ("store.accept_new", "before")),
+        (0, ("store.create_batch", "after")),
+        (0, ("store.write_ids", "before")),
+        (0, ("chunks.send", "before")),
+        (0, ("chunks.send", "after")),
+        (0, ("store.accept_batch", "before")),
     ],
 )
 async def test_error_after_something_was_stored_is_clear_and_leaves_nothing_that_runs(
-    serve: Serve, logs: list[MutableMapping[str, Any]], error: Exception, status: int, struck: tuple[str, Moment]
+    serve: Serve,
+    logs: list[MutableMapping[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    error: Exception,
+    status: int,
+    most_ahead: int,
+    struck: tuple[str, Moment],
 ) -> None:
+    monkeypatch.setattr(acceptance, "MESSAGES_IN_CALL", most_ahead)
+
     def strike(call: str, moment: Moment) -> None:
         if (call, moment) == struck:
             raise error
@@ -157,20 +172,30 @@ async def test_error_after_something_was_stored_is_clear_and_leaves_nothing_that
 
 
 @pytest.mark.parametrize(
-    ("errors", "status", "states"),
+    ("most_ahead", "errors", "status", "states"),
     [
-        ([NoAccess("expired")], 503, []),  # it is abandoned when its lease ends
-        ([Unavailable("lost"), NoAccess("expired")], 202, [BatchState.QUEUED]),
-        ([Unavailable("lost"), RejectedCall("invalid")], 202, [BatchState.QUEUED]),
+        (10, [NoAccess("expired")], 503, []),  # it is abandoned when its lease ends
+        (10, [Unavailable("lost"), NoAccess("expired")], 202, [BatchState.QUEUED]),
+        (10, [Unavailable("lost"), RejectedCall("invalid")], 202, [BatchState.QUEUED]),
+        (0, [NoAccess("expired")], 503, [BatchState.ACCEPTING]),
+        (0, [Unavailable("lost"), NoAccess("expired")], 202, [BatchState.QUEUED]),
+        (0, [Unavailable("lost"), RejectedCall("invalid")], 202, [BatchState.QUEUED]),
     ],
 )
 async def test_acceptance_whose_first_answer_is_lost_is_not_given_up(
-    serve: Serve, errors: list[Exception], status: int, states: list[BatchState]
+    serve: Serve,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    most_ahead: int,
+    errors: list[Exception],
+    status: int,
+    states: list[BatchState],
 ) -> None:
+    monkeypatch.setattr(acceptance, "MESSAGES_IN_CALL", most_ahead)
     left = list(errors)
 
     def strike(call: str, moment: Moment) -> None:
-        if (call, moment) == ("store.accept_new", "before") and left:
+        if call in {"store.accept_new", "store.accept_batch"} and moment == "before" and left:
             raise left.pop(0)
 
     operations = Operations()

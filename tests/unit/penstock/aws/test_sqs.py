@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from penstock.aws.sqs import SqsQueue
+from penstock.aws.sqs import SqsQueue, _attribute_bytes
 from penstock.errors import Unavailable
-from penstock.queue import Delivery, Message
+from penstock.message import ATTRIBUTE_BYTES
+from penstock.queue import Delivery, Message, SentAhead, TraceContext
 
 DELIVERIES = [Delivery(name, name, receipt=name, receive_count=1) for name in "abc"]
 
@@ -61,3 +62,9 @@ async def test_delivery_that_is_not_deleted_is_an_error(queue: SqsQueue, sqs: Fo
 async def test_lease_that_is_not_extended_is_not_taken_for_lost(queue: SqsQueue) -> None:
     with pytest.raises(Unavailable, match="did not extend 2 of 3 leases"):
         await queue.extend(DELIVERIES, 30)
+
+
+def test_attributes_fit_into_the_room_that_every_message_has_for_them() -> None:
+    longest = TraceContext("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "a" * 512)
+    message = Message("", trace=longest, sent_ahead=SentAhead(1_764_430_060.5, 9_999_999_999.9))
+    assert _attribute_bytes(message) <= ATTRIBUTE_BYTES
