@@ -44,6 +44,7 @@ SLOW = {
     "overlook_refused_entries",
     "give_back_as_if_all_had_started",
     "abandon_by_the_clock_alone",
+    "drop_chunks_without_a_stand_in",
     "finish_whatever_the_ending_is",
     "finish_without_the_time_of_the_start",
     "run_a_suspect_without_looking_again",
