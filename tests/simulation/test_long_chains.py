@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -20,6 +20,8 @@ from tests.simulation.truth import Plan, Submission, Toy
 from tests.simulation.world import World
 from tests.support.builders import build_batch
 from tests.support.full import full
+
+Write = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 pytestmark = pytest.mark.timeout(1_200)
 
@@ -78,16 +80,21 @@ def test_follow_ups_of_what_cannot_be_counted_do_not_multiply(notes: bool, monke
     world.expects_rejections = True
     toys = [Toy("/poll", Plan(times=HOPS, after=0))] * CHAINS
     rejected, healthy = Submission("s0", toys), Submission("s1", toys)
-    update, most = world.table.update_item, [0]
+    most = [0]
 
-    def reject(request: Mapping[str, Any]) -> dict[str, Any]:
-        most.append(len(world.messages))
-        pk, is_count = request["Key"]["pk"]["S"].split("#"), request["Key"]["sk"]["S"] == "count"
-        if is_count and world.truth.labels.get(pk[1]) == "s0" and world.loop.time() < REJECTED_SECONDS:
-            raise refusal("ValidationException", "UpdateItem", "Item size to update has exceeded the maximum")
-        return update(request)
+    def rejecting(name: str, write: Write) -> Write:
+        def reject(request: Mapping[str, Any]) -> dict[str, Any]:
+            most.append(len(world.messages))
+            key = request.get("Key") or request["Item"]
+            pk, is_count = key["pk"]["S"].split("#"), key["sk"]["S"] == "count"
+            if is_count and world.truth.labels.get(pk[1]) == "s0" and world.loop.time() < REJECTED_SECONDS:
+                raise refusal("ValidationException", name, "Item size to update has exceeded the maximum")
+            return write(request)
 
-    monkeypatch.setattr(world.table, "update_item", reject)
+        return reject
+
+    monkeypatch.setattr(world.table, "update_item", rejecting("UpdateItem", world.table.update_item))
+    monkeypatch.setattr(world.table, "put_item", rejecting("PutItem", world.table.put_item))
     stage = Stage(world, settings)
 
     async def run() -> None:

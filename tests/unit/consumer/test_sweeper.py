@@ -327,7 +327,10 @@ async def test_two_that_sweep_at_once_count_once(plant: Plant) -> None:
     assert await plant.counts(batch_id) == ("expired", {"expired": 130})
 
 
-async def test_batch_that_was_never_accepted_is_abandoned(aiohttp_client: AiohttpClient, toys: Toys) -> None:
+async def test_batch_that_was_never_accepted_is_abandoned(
+    aiohttp_client: AiohttpClient, toys: Toys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("penstock.service.intake.acceptance.MESSAGES_IN_CALL", 0)  # it is written before it is sent
     plant = await build(aiohttp_client, toys, Outage("chunks.send", "after"))
     answer = await plant.service.post(ask_for("/succeed/a"), {"Prefer": "respond-async"})
     assert_problem(answer, 503)
