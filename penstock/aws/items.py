@@ -399,6 +399,20 @@ def is_whole_group(batch: Batch, group: int, records: Sequence[ChunkRecord]) -> 
     return sum_counts(record.counts for record in records).completed == batch.group_totals[group]
 
 
+def amounts_of_count(batch: Batch, records: Sequence[ChunkRecord], at: float | None, spent: Units) -> dict[str, Value]:
+    """Return what a count adds to the counter of its group. The four counts are among them, even if they are 0."""
+    counts = sum_counts(record.counts for record in records)
+    redelivered = sum(record.redelivered for record in records)
+    slice_ = slice_of_count(batch, counts.completed, at)
+    return {
+        **counts_to_values(counts),
+        "completed": number(counts.completed),
+        **({"redelivered": number(redelivered)} if redelivered else {}),
+        **({slice_: number(counts.completed)} if slice_ else {}),
+        **spent_to_values(spent),
+    }
+
+
 def counter_to_item(
     batch: Batch, group: int, records: Sequence[ChunkRecord], at: float | None, spent: Units
 ) -> dict[str, Value]:
@@ -406,23 +420,11 @@ def counter_to_item(
 
     Counts that are 0 are left out, except for `succeeded`: it tells a sweep of any version that something is counted.
     """
-    counts = sum_counts(record.counts for record in records)
-    redelivered = sum(record.redelivered for record in records)
-    slice_ = slice_of_count(batch, counts.completed, at)
-    numbers_of_counter = {
-        "failed": counts.failed,
-        "cancelled": counts.cancelled,
-        "expired": counts.expired,
-        "redelivered": redelivered,
-    }
+    amounts = amounts_of_count(batch, records, at, spent)
     return {
         **count_key(batch.id, group),
         "done": texts(record.chunk_id for record in records),
-        "succeeded": number(counts.succeeded),
-        **{name: number(value) for name, value in numbers_of_counter.items() if value},
-        "completed": number(counts.completed),
-        **({} if slice_ is None else {slice_: number(counts.completed)}),
-        **spent_to_values(spent),
+        **{name: amount for name, amount in amounts.items() if amount != number(0) or name == "succeeded"},
         **({} if at is None else {"counted_at": seconds(at)}),
         "expires_at": whole_seconds(batch.expires_at),
     }

@@ -26,7 +26,7 @@ from penstock.aws.plans import DynamoDbPlans
 from penstock.aws.table import Blocked, Done, Table
 from penstock.aws.webhook_items import DUE, events_value
 from penstock.aws.webhooks import DynamoDbWebhooks
-from penstock.batch import OPEN_STATES, Batch, BatchState, Counts, Ending, sum_counts
+from penstock.batch import OPEN_STATES, Batch, BatchState, Counts, Ending
 from penstock.bills import Bills
 from penstock.chunk import group_of
 from penstock.cost import Units
@@ -711,18 +711,11 @@ class DynamoDbStore(
     async def _count_after(
         self, fold: items.Fold, batch: Batch, records: Sequence[ChunkRecord], at: float | None
     ) -> Done | Blocked:
-        counts, group = sum_counts(record.counts for record in records), group_of(records[0].chunk_id)
+        group = group_of(records[0].chunk_id)
         conditions, values = items.conditions_of_count(records, batch.group_totals[group], fold)
-        redelivered = sum(record.redelivered for record in records)  # usually 0: the shorter update takes less time
-        slice_ = items.slice_of_count(batch, counts.completed, at)
         with self._table.bills.report(batch.id, _WRITE_AND_DELETION) as report:
-            added = {
-                **items.counts_to_values(counts),
-                "completed": number(counts.completed),
-                **({"redelivered": number(redelivered)} if redelivered else {}),
-                **items.spent_to_values(report.units),
-            }
-            actions = [f"{fold.set_name} :chunks", *map(_add_to, added), *([f"{slice_} :completed"] if slice_ else [])]
+            amounts = items.amounts_of_count(batch, records, at, report.units)
+            actions = [f"{fold.set_name} :chunks", *map(_add_to, amounts)]
             counted = await self._table.update_if(
                 " AND ".join([fold.condition, *conditions]),
                 items.count_key(batch.id, group),
@@ -731,7 +724,7 @@ class DynamoDbStore(
                     "chunks": texts(record.chunk_id for record in records),
                     "expires_at": whole_seconds(batch.expires_at),
                     **({} if at is None else {"at": seconds(at)}),
-                    **added,
+                    **amounts,
                     **values,
                     **fold.values,
                 },
