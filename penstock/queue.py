@@ -11,10 +11,20 @@ from typing import Protocol
 from penstock.clock import SKEW_SECONDS
 from penstock.cost import Units
 from penstock.priority import Priority
+from penstock.settings import (
+    DAY_SECONDS,
+    LONGEST_ACCEPT_SECONDS,
+    LONGEST_DEADLINE_SECONDS,
+    LONGEST_RETENTION_SECONDS,
+    MOST_DAYS_AHEAD,
+)
 
 MESSAGES_IN_CALL = 10  # SQS sends, delivers or deletes at most 10 messages in a call
 LONGEST_DELAY_SECONDS = 900  # SQS delays a message for at most 15 minutes
 LONGEST_HIDDEN_SECONDS = 42_000  # SQS hides a received message for at most 12 hours in all (43,200 s)
+LONGEST_LIFE_SECONDS = (
+    MOST_DAYS_AHEAD * DAY_SECONDS + LONGEST_DEADLINE_SECONDS + LONGEST_RETENTION_SECONDS
+)  # of a batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +52,11 @@ class SentAhead:
     def is_forgotten(self, now: float) -> bool:
         """Return True if a batch that the table does not have may be past its retention. Clocks differ."""
         return now >= self.expires_at - SKEW_SECONDS
+
+    def is_possible(self, sent_at: float) -> bool:
+        """Return True if the settings of a front end allow these times in a message of this time. Clocks differ."""
+        latest = sent_at + SKEW_SECONDS
+        return self.accept_by <= latest + LONGEST_ACCEPT_SECONDS and self.expires_at <= latest + LONGEST_LIFE_SECONDS
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,10 @@ from penstock.webhooks.urls import Allowed
 MIB = 1024 * 1024
 DAY_SECONDS = 24 * 3600
 PREFIX = "PENSTOCK_"
+LONGEST_ACCEPT_SECONDS = 3_600
+MOST_DAYS_AHEAD = 7  # from a request to the start of its batch: half of the longest deadline, which begins then
+LONGEST_DEADLINE_SECONDS = 14 * DAY_SECONDS  # as long as SQS keeps a message
+LONGEST_RETENTION_SECONDS = 3_650 * DAY_SECONDS
 LONGEST_SQS_WAIT_SECONDS = 20
 LONGEST_SQS_VISIBILITY_SECONDS = 12 * 3600
 _OPERATOR_KEY = re.compile(r"[A-Za-z0-9._~+/-]{32,256}")
@@ -168,14 +172,14 @@ class Settings(BaseSettings):
     accept_seconds: float = Field(
         60,
         ge=1,
-        le=3_600,
+        le=LONGEST_ACCEPT_SECONDS,
         description="A batch that is not accepted within this many seconds is abandoned, and none of its operations "
         "runs.",
     )
     deadline_seconds: float = Field(
         DAY_SECONDS,
         gt=0,
-        le=14 * DAY_SECONDS,
+        le=LONGEST_DEADLINE_SECONDS,
         description="Default deadline of a batch in seconds. Operations that have not finished by then expire.",
     )
     settle_seconds: float = Field(
@@ -193,7 +197,7 @@ class Settings(BaseSettings):
     retention_seconds: float = Field(
         7 * DAY_SECONDS,
         ge=60,
-        le=3_650 * DAY_SECONDS,
+        le=LONGEST_RETENTION_SECONDS,
         description="Time in seconds that the table keeps a batch and its results.",
     )
 

@@ -25,9 +25,9 @@ from penstock.outcome import Outcome, OutcomeState, result_value
 from penstock.planning import Planning
 from penstock.priority import Priority
 from penstock.service.base_url import public_url
+from penstock.settings import LONGEST_DEADLINE_SECONDS
 from penstock.webhooks.urls import LONGEST_URL
 
-LONGEST_DEADLINE_SECONDS = 14 * 24 * 3600  # as long as SQS keeps a message
 MOST_FAILURES = 2**53 - 1  # the largest number that every JSON parser reads exactly, and the table can hold it
 PAUSED = "paused"  # not a state in the table: see `Batch.is_paused`
 SHOWN_STATES = [*(state for state in BatchState if state not in UNACCEPTED_STATES), PAUSED]
@@ -35,7 +35,6 @@ MOST_METADATA = 16  # pairs of a batch
 LONGEST_METADATA_NAME = 64
 LONGEST_METADATA_VALUE = 512
 METADATA_PREFIX = "metadata."  # of the names of metadata in a query
-MOST_DAYS_AHEAD = 7  # half of that, so that a delayed batch has as much time to run as to wait
 
 _TIME = re.compile(  # RFC 3339
     r"([0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2})(?:(\.[0-9]{1,6})[0-9]*)?([Zz]|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"

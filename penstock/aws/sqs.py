@@ -247,15 +247,16 @@ def _share_of_receive(messages: Sequence["MessageTypeDef"]) -> Units:
 
 def _delivery(message: "MessageTypeDef", cost: Units) -> Delivery:
     attributes = message["Attributes"]
+    sent_at = int(attributes["SentTimestamp"]) / 1000
     return Delivery(
         message_id=message["MessageId"],
         body=message["Body"],
         receipt=message["ReceiptHandle"],
         receive_count=int(attributes["ApproximateReceiveCount"]),
         tenant=attributes.get("MessageGroupId"),
-        sent_at=int(attributes["SentTimestamp"]) / 1000,
+        sent_at=sent_at,
         trace=_trace(message),
-        sent_ahead=_sent_ahead(message),
+        sent_ahead=_sent_ahead(message, sent_at),
         cost=cost,
     )
 
@@ -270,7 +271,11 @@ def _trace(message: "MessageTypeDef") -> TraceContext | None:
     )
 
 
-def _sent_ahead(message: "MessageTypeDef") -> SentAhead | None:
+def _sent_ahead(message: "MessageTypeDef", sent_at: float) -> SentAhead | None:
+    """Return what the message says about its batch. A text that no front end can have sent says nothing."""
     attribute: Any = message.get("MessageAttributes", {}).get(_SENT_AHEAD, {})
     times = _TWO_TIMES.fullmatch(attribute.get("StringValue", ""))
-    return None if times is None else SentAhead(float(times[1]), float(times[2]))
+    if times is None:
+        return None
+    ahead = SentAhead(float(times[1]), float(times[2]))
+    return ahead if ahead.is_possible(sent_at) else None

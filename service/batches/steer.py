@@ -20,7 +20,8 @@ from penstock.service.batches.status import find_batch, find_status
 from penstock.service.content import JSON, MERGE_PATCH, read_json
 from penstock.service.json_answer import json_answer
 from penstock.service.keys import BACKEND, CLOCK, SETTINGS
-from penstock.service.schemas import LONGEST_DEADLINE_SECONDS, MOST_FAILURES, Time, time_text
+from penstock.service.schemas import MOST_FAILURES, Time, time_text
+from penstock.settings import LONGEST_DEADLINE_SECONDS
 from penstock.telemetry import Event, get_log
 
 TRIES = 5  # other requests may change the batch at the same time

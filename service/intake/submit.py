@@ -54,8 +54,8 @@ from penstock.service.limits.charging import charged, check_something_left
 from penstock.service.limits.opening import check_room, opened
 from penstock.service.receivers import check_receiver
 from penstock.service.request_ids import request_id
-from penstock.service.schemas import MOST_DAYS_AHEAD, BatchOptions, accepted_body, answered_body, status_url, summary_of
-from penstock.settings import DAY_SECONDS, Settings
+from penstock.service.schemas import BatchOptions, accepted_body, answered_body, status_url, summary_of
+from penstock.settings import DAY_SECONDS, MOST_DAYS_AHEAD, Settings
 from penstock.store import KeyClaim
 from penstock.telemetry import Event, get_log
 
