@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+from penstock.abandoning import stand_in
 from penstock.backend import Backend
 from penstock.batch import Batch
 from penstock.clock import Clock
@@ -43,7 +44,9 @@ async def give_back(predecessor: Predecessor, backend: Backend, clock: Clock) ->
     for attempt in range(TRIES):
         if attempt:
             await clock.sleep(PAUSE_SECONDS)
-        given = await asyncio.gather(*(_give_some_back(predecessor.process, held, backend) for held in _by_batch(left)))
+        given = await asyncio.gather(
+            *(_give_some_back(predecessor.process, held, backend, clock) for held in _by_batch(left))
+        )
         left = [one for remaining in given for one in remaining]
         if not left:
             break
@@ -60,12 +63,15 @@ def _by_batch(held: Iterable[Held]) -> Iterable[list[Held]]:
     return groups.values()
 
 
-async def _give_some_back(process: str, held: Sequence[Held], backend: Backend) -> list[Held]:
+async def _give_some_back(process: str, held: Sequence[Held], backend: Backend, clock: Clock) -> list[Held]:
     """Give back deliveries of one batch. Return those for which it failed."""
+    batch_id, expires_at = held[0][0].batch_id, held[0][0].expires_at
     try:
-        batch = await backend.store.read_batch(held[0][0].batch_id)
+        batch = await backend.store.read_batch(batch_id)
     except PenstockError:
         return list(held)
+    if batch is None and expires_at is not None:  # it may still be written, and the notes are for it
+        batch = stand_in(batch_id, clock.now(), expires_at)
     given = await asyncio.gather(*(_give_one_back(process, *one, batch, backend) for one in held))
     return [one for one, is_given in zip(held, given, strict=True) if not is_given]
 

@@ -31,6 +31,7 @@ class Entry:
     batch_id: str
     chunk_id: str
     is_single: bool
+    expires_at: float | None = None  # when its batch will expire, if it may not be written yet
 
     @property
     def delivery(self) -> Delivery:
@@ -83,6 +84,7 @@ class Journal:
             chunk.batch_id,
             chunk.id,
             chunk.one_at_a_time or len(chunk.operations) == 1,
+            None if delivery.sent_ahead is None else delivery.sent_ahead.expires_at,
         )
         self._held[delivery.mark] = entry
         self._write(_RECEIVED, asdict(entry))

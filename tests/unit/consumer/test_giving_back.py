@@ -5,13 +5,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from penstock.batch import Counts
+from penstock.batch import BatchState, Counts
 from penstock.consumer import giving_back, journal
 from penstock.consumer.attempt import Evidence, StartNote
 from penstock.consumer.giving_back import give_back
 from penstock.consumer.journal import Journal, open_file, read_predecessor
 from penstock.errors import Unavailable
-from tests.support.builders import BATCH_ID, build_chunk, build_operation, build_operations
+from penstock.message import encode_chunk
+from penstock.queue import Message, SentAhead
+from tests.support.builders import BATCH_ID, NOW, build_batch, build_chunk, build_operation, build_operations
 from tests.support.faults import Moment, watched
 from tests.support.rig import Rig
 
@@ -23,13 +25,20 @@ def file() -> Iterator[int]:
     os.close(descriptor)
 
 
-async def hold(rig: Rig, file: int, *, starts: bool, operations: int = 1) -> str:
-    """Submit a chunk and let a consumer die that holds it. Return the mark of the delivery."""
+async def hold(rig: Rig, file: int, *, starts: bool, operations: int = 1, ahead: SentAhead | None = None) -> str:
+    """Submit a chunk and let a consumer die that holds it. Return the mark of the delivery.
+
+    If it is sent `ahead`, its batch is not written.
+    """
 
     @rig.operations.post("/succeed")
     async def succeed() -> None: ...
 
-    await rig.submit(build_operations(*["/succeed"] * operations))
+    asked = build_operations(*["/succeed"] * operations)
+    if ahead is None:
+        await rig.submit(asked)
+    else:
+        await rig.parts.chunks.send([Message(encode_chunk(build_chunk(asked)), sent_ahead=ahead)])
     written = Journal(file)
     written.open("the dead")
     delivery, chunk = await rig.receive()
@@ -59,6 +68,18 @@ async def test_what_was_under_way_has_a_note_of_a_certain_death(file: int, opera
     assert StartNote.parse(str(note)) == note
     await rig.process_next()
     assert (await rig.batch()).died == {"the dead"}
+
+
+async def test_what_was_held_before_its_batch_is_written_runs_whole_once_it_is(file: int) -> None:
+    rig = Rig()
+    ahead = SentAhead(accept_by=NOW + 60, expires_at=NOW + 90_000)
+    mark = await hold(rig, file, starts=False, operations=2, ahead=ahead)
+    await give_back(read_predecessor(file), rig.parts.backend, rig.clock)
+    assert (await rig.parts.store.read_traces(BATCH_ID, "0")).released == {mark}
+    await rig.parts.store.accept_new(build_batch(2, state=BatchState.ACCEPTING, accepted_at=None), NOW)
+    await rig.process_next()
+    assert await rig.counts() == Counts(succeeded=2)
+    assert not (await rig.batch()).is_suspect
 
 
 @pytest.mark.parametrize("call", ["store.read_batch", "store.note_start", "queue.extend"])
