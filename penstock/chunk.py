@@ -324,6 +324,19 @@ class Planner:
         """Set the handler time of the whole batch, as estimated so far. It determines the size of further chunks."""
         self._aim = self._fit.aim(batch_seconds) * _ROUNDING
 
+    def cut(self, sizes: Sequence[int], seconds: Sequence[float]) -> list[int]:
+        """Add the next operations, and return the places of those that start a new chunk, counted from the first one.
+
+        `sizes` and `seconds` have for each operation what `begins_chunk` takes.
+        """
+        begun: list[int] = []
+        place = self._fill(sizes, seconds, 0)
+        while place < len(sizes):
+            if self.begins_chunk(sizes[place], seconds[place]):
+                begun.append(place)
+            place = self._fill(sizes, seconds, place + 1)
+        return begun
+
     def begins_chunk(self, size: int, seconds: float, count: int = 1) -> bool:
         """Add the next operation, or `count` that must stay together, and return True if they start a new chunk.
 
@@ -346,6 +359,24 @@ class Planner:
         self._chunk_bytes = chunk_bytes
         self._chunk_seconds = chunk_seconds
         return begins
+
+    def _fill(self, sizes: Sequence[int], seconds: Sequence[float], place: int) -> int:
+        """Add operations from this place on while the chunk has room for them. Return the place of the next one.
+
+        This takes half of the time that `begins_chunk` takes for each of them.
+        """
+        aim, most_bytes = self._aim, self._fit.most_bytes
+        chunk_bytes, chunk_seconds = self._chunk_bytes, self._chunk_seconds
+        end, count = place + max(0, self._full_at - self.total), 0
+        for size, expected in zip(sizes[place:end], seconds[place:end], strict=True):
+            bytes_then, seconds_then = chunk_bytes + size, chunk_seconds + expected
+            if seconds_then - expected / 2 > aim or bytes_then > most_bytes:
+                break
+            chunk_bytes, chunk_seconds = bytes_then, seconds_then
+            count += 1
+        self.total += count
+        self._chunk_bytes, self._chunk_seconds = chunk_bytes, chunk_seconds
+        return place + count
 
 
 def is_whole_group(chunks: int) -> bool:

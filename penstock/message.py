@@ -164,12 +164,12 @@ def encode_parts(
     links: Links | None = None,
 ) -> bytes:
     """Encode one operation whose body is already JSON."""
-    parts: tuple[Any, ...] = (index, operation_id, method, path, Raw(body))
     if links is not None:
-        parts = (*parts, key, fields_of(links))
+        encoded = _encode((index, operation_id, method, path, Raw(body), key, fields_of(links)))
     elif key is not None:
-        parts = (*parts, key)
-    encoded = _encode(parts)
+        encoded = _encode((index, operation_id, method, path, Raw(body), key))
+    else:
+        encoded = _encode((index, operation_id, method, path, Raw(body)))
     return _escape(encoded) if _FIRST_BYTE_OF_BOTH in encoded else encoded
 
 

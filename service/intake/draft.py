@@ -4,10 +4,12 @@ A small batch keeps its operations in memory, because it may be run immediately.
 is being filled: full chunks are buffered in a file. Nothing is sent before the whole batch has been validated.
 """
 
+import bisect
 import math
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from types import TracebackType
 from typing import Any, Self
 
@@ -68,8 +70,11 @@ class Draft:
         self._most_elements = settings.most_elements  # of all operations that are kept
         self._handler_times = handler_times
         self._handler_seconds = 0.0  # expected for all planned operations
-        # Not planned yet: encoded operations, the bytes that they need in a message, and their handlers.
-        self._added: list[tuple[bytes, int, str]] = []
+        # Of the operations that are not planned yet: how they are encoded, the bytes that each needs in a message, and
+        # the names of their handlers.
+        self._encoded: list[bytes] = []
+        self._sizes = array("L")
+        self._handlers: list[str] = []
         self._lines = array("I")  # the line of each operation, if the request is a stream
         self._giants = Flaws()
         self._check_ids_at = 2 * MOST_FOUND  # operations. It is doubled after each check
@@ -139,10 +144,9 @@ class Draft:
             self.first_forwarded = index
         if self.flaws.count == 0:
             encoded = encode_parts(index, operation_id, read.method, read.path, read.body, key=read.key, links=links)
-            size = size_on_the_queue(encoded)
-            if read.references:
-                size += len(read.references) * MOST_VALUE_BYTES
-            self._added.append((encoded, size, UNKNOWN_HANDLER if read.route is None else read.route.name))
+            self._encoded.append(encoded)
+            self._sizes.append(size_on_the_queue(encoded) + len(read.references) * MOST_VALUE_BYTES)
+            self._handlers.append(UNKNOWN_HANDLER if read.route is None else read.route.name)
             if not self._was_large:
                 self._keep(Operation(index, operation_id, read.method, read.path, read.value, read.key, links))
 
@@ -195,61 +199,49 @@ class Draft:
         large one.
         """
         if self.flaws.count:
-            self._added.clear()  # the batch is invalid and will not be sent
+            self._forget_added(len(self._encoded))  # the batch is invalid and will not be sent
             return
-        await self._plan(len(self._added) - self._count_near(), share)
+        await self._plan(len(self._encoded) - self._count_near(), share)
 
     async def _plan(self, count: int, share: float = 1) -> None:
         """Plan the first `count` operations of those that were added, or fewer if the rest is linked with them."""
         known = await self._handler_times.read()
         unmeasured = self.plan.unmeasured_seconds(self.total / share if share else math.inf)
-        first = self.total - len(self._added)
+        first = self.total - len(self._encoded)
         runs = self._runs_to_plan(first, first + count) if self._links.is_used else None
-        planned = self._added[:count] if runs is None else self._added[: sum(map(len, runs))]
-        seconds = [known.get(name, unmeasured) for _, _, name in planned]
+        if runs is not None:
+            count = sum(map(len, runs))
+        seconds = [known.get(name, unmeasured) for name in self._handlers[:count]]
         self._handler_seconds += sum(seconds)
         self.plan.expect(self._handler_seconds / share if share else math.inf)
-        if runs is None:
-            for index, ((encoded, size, _), expected) in enumerate(zip(planned, seconds, strict=True), start=first):
-                self._plan_one(index, encoded, size, expected)
+        self._add_giants(first, self._sizes[:count])
+        if self._giants.count:
+            pass  # the batch will be rejected
+        elif runs is None:
+            self.plan.add(self._encoded[:count], self._sizes[:count], seconds)
         else:
-            self._plan_runs(runs, planned, seconds)
+            self._plan_runs(first, runs, seconds)
         if self.counts_handlers:
-            self._planned_by_handler += Counter(name for _, _, name in planned)
-        del self._added[: len(planned)]
+            self._planned_by_handler.update(self._handlers[:count])
+        self._forget_added(count)
         if self._giants.is_full:
             raise self._too_large("At least ")
 
-    def _plan_one(self, index: int, encoded: bytes, size: int, seconds: float) -> None:
-        if size > self.plan.room:
-            self._add_giant(index, size)
-        else:
-            self.plan.add(encoded, size, seconds)
+    def _forget_added(self, count: int) -> None:
+        del self._encoded[:count], self._sizes[:count], self._handlers[:count]
 
-    def _plan_runs(
-        self, runs: Sequence[range], planned: Sequence[tuple[bytes, int, str]], seconds: Sequence[float]
-    ) -> None:
-        """Plan operations of which some are linked. `runs` are those that stay together."""
-        first = 0
+    def _plan_runs(self, first: int, runs: Sequence[range], seconds: Sequence[float]) -> None:
+        """Plan operations of which some are linked. `runs` are those that stay together; `first` was added first."""
         for run in runs:
-            end = first + len(run)
-            if len(run) == 1:
-                self._plan_one(run.start, *planned[first][:2], seconds[first])
-            else:
-                encoded, sizes, _ = zip(*planned[first:end], strict=True)
-                self.plan.add_together(encoded, sizes, sum(seconds[first:end]))
+            here = slice(run.start - first, run.stop - first)
+            self.plan.add_together(self._encoded[here], self._sizes[here], sum(seconds[here]))
             self._links.forget(run)
-            first = end
 
     def _count_near(self) -> int:
         """Return how many of the last operations can be linked with the next one, and still fit into its chunk."""
-        count, size = 0, 0
-        for _, own, _ in reversed(self._added[-self.plan.most_together :]):
-            size += own
-            if size > self.plan.room:
-                break
-            count += 1
-        return count
+        sizes = self._sizes[-self.plan.most_together :]
+        sizes.reverse()
+        return bisect.bisect_right(list(accumulate(sizes)), self.plan.room)
 
     def _runs_to_plan(self, first: int, end: int) -> list[range]:
         """Return the operations that can be planned now, in the runs that must stay together. Raises LimitPassed."""
@@ -263,7 +255,7 @@ class Draft:
     def _check_run(self, run: range, first: int) -> None:
         """Raise LimitPassed if linked operations do not fit into a chunk. `first` was added first."""
         if len(run) > 1:
-            size = size_together([own for _, own, _ in self._added[run.start - first : run.stop - first]])
+            size = size_together(self._sizes[run.start - first : run.stop - first])
             if len(run) > self.plan.most_together or size > self.plan.room:
                 raise self._too_many_linked(run, size)
 
@@ -279,7 +271,7 @@ class Draft:
 
     def count_by_handler(self) -> Counter[str]:
         """Return the number of operations of each handler. This needs `counts_handlers`."""
-        return self._planned_by_handler + Counter(name for _, _, name in self._added)
+        return self._planned_by_handler + Counter(self._handlers)
 
     async def check(self) -> None:
         """Raise InvalidRequest with all errors, if there are any."""
@@ -289,19 +281,24 @@ class Draft:
         if self.flaws.count:
             raise self._invalid()
         if self._links.is_used:  # before anything runs of a small batch, which may be handed over
-            self._runs_to_plan(self.total - len(self._added), self.total)
+            self._runs_to_plan(self.total - len(self._encoded), self.total)
 
     async def finish_plan(self) -> None:
         """Complete `plan`. Raises LimitPassed, with every operation that is too large for a message."""
-        await self._plan(len(self._added))
+        await self._plan(len(self._encoded))
         self.plan.finish()
         if self._giants.count:
             raise self._too_large()
 
-    def _add_giant(self, index: int, size: int) -> None:
-        detail = f"The operation needs {size:,} bytes in a message. At most {self.plan.room:,} bytes fit."
-        self._giants.add(index, self._at(index, Flaw("", detail)))
-        self._giants.invalid_bytes += size
+    def _add_giants(self, first: int, sizes: Sequence[int]) -> None:
+        """Note the operations that are too large for a message. `first` is the index of the first of these sizes."""
+        if max(sizes, default=0) <= self.plan.room:
+            return
+        for index, size in enumerate(sizes, start=first):
+            if size > self.plan.room:
+                detail = f"The operation needs {size:,} bytes in a message. At most {self.plan.room:,} bytes fit."
+                self._giants.add(index, self._at(index, Flaw("", detail)))
+                self._giants.invalid_bytes += size
 
     def _too_large(self, at_least: str = "") -> LimitPassed:
         count = self._giants.count
@@ -319,9 +316,7 @@ class Draft:
     def _count(self, document: Any, line: int | None) -> tuple[int, str]:
         """Return the index and the id of the next operation. The ids of invalid operations must be unique too."""
         index = self.total
-        self.total += 1
-        if line is not None:
-            self._lines.append(line)
+        self.total = index + 1
         given = None
         if type(document) is dict:
             given = document.get("id")
@@ -329,9 +324,10 @@ class Draft:
                 self._note_key(index, document["key"])
             if "group" in document:
                 self._note_group(index, document["group"])
-        if given is not None and not (type(given) is str and len(given) <= LONGEST_ID):
-            given = None  # it is an error already
-        operation_id = self.ids.add(given)
+        is_id = type(given) is str and len(given) <= LONGEST_ID  # otherwise it is an error already, or missing
+        operation_id = self.ids.add(given if is_id else None)
+        if line is not None:
+            self._lines.append(line)
         if self._links.is_used:
             self._links.note(index, operation_id)
         if self.total == self._check_ids_at:

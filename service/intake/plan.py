@@ -37,11 +37,14 @@ class Plan:
         """Return the handler time to assume for an operation that was never measured, in a batch of this size."""
         return self._fit.unmeasured_seconds(batch_operations)
 
-    def add(self, encoded: bytes, size: int, seconds: float) -> None:
-        """Add the next operation. `size` is its size on the queue, and `seconds` the expected time of its handler."""
-        if self._planner.begins_chunk(size, seconds):
+    def add(self, encoded: Sequence[bytes], sizes: Sequence[int], seconds: Sequence[float]) -> None:
+        """Add the next operations, with their sizes on the queue and the expected times of their handlers."""
+        done = 0
+        for start in self._planner.cut(sizes, seconds):
+            self._chunk.extend(encoded[done:start])
             self.finish()
-        self._chunk.append(encoded)
+            done = start
+        self._chunk.extend(encoded[done:])
 
     def add_together(self, encoded: Sequence[bytes], sizes: Sequence[int], seconds: float) -> None:
         """Add the next operations, which must be in the same chunk."""

@@ -125,7 +125,7 @@ def plan_connected_operations_apart(patching: Patching) -> None:
         for one, size in zip(encoded, sizes, strict=True):
             self.finish()
             self._planner._full_at = self._planner.total
-            self.add(one, size, seconds)
+            self.add([one], [size], [seconds])
 
     patching.setattr(Plan, "add_together", mutant)
 

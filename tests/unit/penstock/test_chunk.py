@@ -34,6 +34,23 @@ def plan_chunks(sizes: list[int], *, max_operations: int, max_bytes: int) -> lis
     return [range(start, end) for start, end in itertools.pairwise([*begun, len(sizes)])]
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+def test_operations_added_together_are_cut_like_those_added_one_by_one(seed: int) -> None:
+    draw = random.Random(seed)
+    fit = Fit(draw.choice([1, 7, 50]), draw.choice([100, 1_000]), seconds=draw.choice([0.5, 5]), least_chunks=8)
+    one_by_one, together = Planner(fit), Planner(fit)
+    for _ in range(20):
+        expected_seconds = draw.uniform(0, 100)
+        for planner in (one_by_one, together):
+            planner.expect(expected_seconds)
+        sizes = [draw.randrange(100) for _ in range(draw.randrange(40))]
+        seconds = [draw.choice([0, 0.01, 0.2, 9]) for _ in sizes]
+        added = [one_by_one.begins_chunk(*one) for one in zip(sizes, seconds, strict=True)]
+        assert together.cut(sizes, seconds) == [place for place, begins in enumerate(added) if begins]
+    assert together.starts == one_by_one.starts
+    assert together.total == one_by_one.total
+
+
 @pytest.mark.parametrize(
     ("sizes", "max_operations", "max_bytes", "lengths"),
     [
