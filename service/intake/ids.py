@@ -4,6 +4,7 @@ import asyncio
 from array import array
 from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 from pydantic_core import from_json, to_json
 
@@ -11,7 +12,8 @@ from penstock.service.spool import Spool
 
 PARTS = 64
 IDS_IN_LINE = 1_000
-MOST_UNDIVIDED = 10_000  # hashes. A set of more would block the loop for too long
+MOST_UNDIVIDED = 50_000  # hashes. A set of more would take much memory
+HASHES_IN_TURN = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +34,8 @@ class Ids:
     """
 
     def __init__(self) -> None:
-        self.has_own = False  # the client gave at least one id; an operation without an id gets its index
-        self._count = 0
+        self._has_own = False
+        self._written = 0  # ids
         self._undivided = array("q")  # those that are not in a part yet
         self._parts = [array("q") for _ in range(PARTS)]
         self._line: list[str] = []
@@ -42,15 +44,17 @@ class Ids:
 
     def add(self, given: str | None) -> str:
         """Add the id of the next operation and return it. Without an id, the operation gets its index as its id."""
-        operation_id = index = str(self._count)
-        if given is not None and given != index:
-            operation_id = given
-            self.has_own = True
+        operation_id = str(self._written + len(self._line)) if given is None else given
         self._line.append(operation_id)
-        self._count += 1
         if len(self._line) == IDS_IN_LINE:
             self._write_line()
         return operation_id
+
+    @property
+    def has_own(self) -> bool:
+        """Return True if the client gave at least one id that is not the index of its operation."""
+        self._write_line()
+        return self._has_own
 
     def recent(self, most: int) -> list[str]:
         """Return the ids of the last operations, up to `most` of them, which is at most IDS_IN_LINE."""
@@ -58,12 +62,10 @@ class Ids:
 
     def __iter__(self) -> Iterator[str]:
         """Yield all ids in the order of the operations."""
-        for line in self._lines():
-            yield from line
+        return chain.from_iterable(self._lines())
 
     async def duplicates(self, most: int) -> tuple[int, list[Duplicate]]:
         """Return how many operations have the id of an earlier operation, and up to `most` of these."""
-        self._write_line()
         count, suspects = await self._suspects(most) if self.has_own else (0, set[int]())
         named: list[Duplicate] = []
         if suspects:
@@ -75,7 +77,6 @@ class Ids:
 
     def count_repeated(self) -> int:
         """Return how many operations have the id of an earlier operation. This takes no longer than a set of all."""
-        self._write_line()
         return sum(map(_count_repeated, self._filled_parts)) if self.has_own else 0
 
     def close(self) -> None:
@@ -89,11 +90,14 @@ class Ids:
         """Count the digests that occur again, and return up to `most` of them."""
         count, suspects = 0, set[int]()
         for part in self._filled_parts:
-            repeated = _count_repeated(part)
+            known = set[int]()
+            for start in range(0, len(part), HASHES_IN_TURN):
+                known.update(part[start : start + HASHES_IN_TURN])
+                await asyncio.sleep(0)  # let other requests run
+            repeated = len(part) - len(known)
             if repeated and len(suspects) < most:
                 suspects |= _repeated(part, most - len(suspects))
             count += repeated
-            await asyncio.sleep(0)  # let other requests run
         return count, suspects
 
     async def _find(self, suspects: set[int]) -> AsyncIterator[Duplicate]:
@@ -112,13 +116,16 @@ class Ids:
             yield from_json(line)
 
     def _write_line(self) -> None:
-        if self._line:
-            self._undivided.extend(map(hash, self._line))
-            if self.has_own and self._count > MOST_UNDIVIDED:
-                self._divide()
-            self._spool.write(to_json(self._line))
-            self._before = self.recent(IDS_IN_LINE)
-            self._line = []
+        if not self._line:
+            return
+        start, self._written = self._written, self._written + len(self._line)
+        self._has_own = self._has_own or self._line != [str(index) for index in range(start, self._written)]
+        self._undivided.extend(map(hash, self._line))
+        if self._has_own and self._written > MOST_UNDIVIDED:
+            self._divide()
+        self._spool.write(to_json(self._line))
+        self._before = self.recent(IDS_IN_LINE)
+        self._line = []
 
     def _divide(self) -> None:
         for digest in self._undivided:
