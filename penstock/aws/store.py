@@ -4,9 +4,9 @@ Every write may be repeated, because a call that times out may have taken effect
 the same, or has a condition that its own first effect makes false.
 """
 
+import asyncio
 import contextlib
 import secrets
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -372,7 +372,7 @@ class DynamoDbStore(
     def _pause_of_count(self, batch: Batch, group: int) -> float:
         if batch.failure_limit is not None:
             return 0.0
-        return self._count_paces.pause((batch.id, group), batch.group_totals[group], time.monotonic())
+        return self._count_paces.pause((batch.id, group), batch.group_totals[group], _now())
 
     async def close_group(self, batch: Batch, group: int, seen: Counts, ending: Ending) -> bool:
         async def close() -> Done | Blocked:
@@ -663,7 +663,7 @@ class DynamoDbStore(
             return [groups[one.record.chunk_id][0] for one in asked]
         key = (batch.id, group_of(asked[0].record.chunk_id))
         group = items.group_from_item(counted.item, self._folds.get(key))
-        self._count_paces.note(key, group.counts.completed, time.monotonic())
+        self._count_paces.note(key, group.counts.completed, _now())
         return [group] * len(asked)
 
     async def _count(self, batch: Batch, records: Sequence[ChunkRecord], at: float | None) -> Done | Blocked:
@@ -817,3 +817,8 @@ def _clause(keyword: str, changes: Sequence[str]) -> list[str]:
 
 def _acceptance_lost(batch_id: str) -> AcceptanceLost:
     return AcceptanceLost(f"Batch {batch_id} was not accepted before its acceptance lease ended.")
+
+
+def _now() -> float:
+    """Return the time of the event loop, which a simulation moves."""
+    return asyncio.get_running_loop().time()
