@@ -23,7 +23,7 @@ import base64
 import binascii
 import itertools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
 
@@ -164,13 +164,19 @@ def encode_parts(
     links: Links | None = None,
 ) -> bytes:
     """Encode one operation whose body is already JSON."""
-    if links is not None:
-        encoded = _encode((index, operation_id, method, path, Raw(body), key, fields_of(links)))
-    elif key is not None:
-        encoded = _encode((index, operation_id, method, path, Raw(body), key))
-    else:
-        encoded = _encode((index, operation_id, method, path, Raw(body)))
+    fields = (index, operation_id, method, path, Raw(body))
+    encoded = _encode(fields if key is None and links is None else with_key_and_links(fields, key, links))
     return _escape(encoded) if _FIRST_BYTE_OF_BOTH in encoded else encoded
+
+
+def with_key_and_links(fields: tuple[Any, ...], key: str | None, links: Links | None) -> tuple[Any, ...]:
+    """Return the fields of an operation with its key, or with its links. It has at least one of them."""
+    return (*fields, key) if links is None else (*fields, key, fields_of(links))
+
+
+def encode_fields(operations: Iterable[tuple[Any, ...]]) -> list[bytes]:
+    """Encode operations. Each is `(index, id, method, path, Raw(body))`, with what `with_key_and_links` adds."""
+    return [_escape(one) if _FIRST_BYTE_OF_BOTH in one else one for one in map(_encode, operations)]
 
 
 def _escape(encoded: bytes) -> bytes:
@@ -182,6 +188,11 @@ def _escape(encoded: bytes) -> bytes:
 def size_on_the_queue(encoded: bytes) -> int:
     """Return the number of bytes that an encoded operation adds to a message."""
     return len(encoded) + _SEPARATOR_BYTES
+
+
+def sizes_on_the_queue(encoded: Iterable[bytes]) -> list[int]:
+    """Return the number of bytes that each encoded operation adds to a message."""
+    return [len(one) + _SEPARATOR_BYTES for one in encoded]
 
 
 def size_together(sizes: Sequence[int]) -> int:

@@ -11,7 +11,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeGuard
+
+from msgspec import Raw
 
 from penstock.chunk import Links, Operation, UrlRule
 from penstock.documents.pointer import pointer
@@ -20,9 +22,10 @@ from penstock.message import (
     KEYS_VERSION,
     LINKS_VERSION,
     REFERENCES_VERSION,
-    encode_parts,
-    size_on_the_queue,
+    encode_fields,
     size_together,
+    sizes_on_the_queue,
+    with_key_and_links,
 )
 from penstock.metrics.meter import UNKNOWN_HANDLER
 from penstock.operations import Operations
@@ -33,9 +36,11 @@ from penstock.reading.operation_request import LONGEST_ID, LONGEST_KEY
 from penstock.references import MOST_VALUE_BYTES
 from penstock.route import Route
 from penstock.service.handler_times import HandlerTimes
-from penstock.service.intake.ids import Duplicate, Ids, Keys
+from penstock.service.intake.ids import IDS_IN_LINE, Duplicate, Ids, Keys
 from penstock.service.intake.plan import Plan
 from penstock.settings import Settings
+
+LARGE_BODY_BYTES = 4_096  # an operation with more is encoded at once, so that its body is not in memory twice
 
 
 class Draft:
@@ -59,7 +64,7 @@ class Draft:
         self._has_transaction = registry.transaction is not None
         self._limit_of_group: str | None = None
         self.plan = Plan(batch_id, settings)
-        self._links = LinkReader(self.ids.recent, self.plan.most_together)
+        self._links = LinkReader(self._recent_ids, self.plan.most_together)
         self.counts_handlers = False  # set it before the first operation is added
         self._planned_by_handler = Counter[str]()
         self._match = registry.match
@@ -70,6 +75,7 @@ class Draft:
         self._most_elements = settings.most_elements  # of all operations that are kept
         self._handler_times = handler_times
         self._handler_seconds = 0.0  # expected for all planned operations
+        self._fields: list[tuple[Any, ...]] = []  # of the operations that are not encoded yet
         # Of the operations that are not planned yet: how they are encoded, the bytes that each needs in a message, and
         # the names of their handlers.
         self._encoded: list[bytes] = []
@@ -77,6 +83,7 @@ class Draft:
         self._handlers: list[str] = []
         self._lines = array("I")  # the line of each operation, if the request is a stream
         self._giants = Flaws()
+        self._next_ids: list[str] = []  # those that are not in `ids` yet
         self._check_ids_at = 2 * MOST_FOUND  # operations. It is doubled after each check
 
     def __enter__(self) -> Self:
@@ -133,24 +140,52 @@ class Draft:
 
     def add(self, document: Any, line: int | None = None) -> None:
         """Add the next operation, as it was received. Raises InvalidRequest if very many errors were found."""
-        index, operation_id = self._count(document, line)
         read = self._reader.read(document)
         if not isinstance(read, ReadOperation):
-            self.flaws.is_complete &= self._reader.is_complete
-            self._add_flaws(index, read)
+            self._add_invalid(document, line, read)
             return
+        index = self.total
+        if read.key is not None:
+            self._note_key(index, read.key)
+        operation_id = self._count(document.get("id"), line)
         links = self._read_links(index, read) if read.has_links else None
-        if read.route is not None and read.route.is_forwarded and self.first_forwarded is None:
+        route = read.route
+        if self.first_forwarded is None and route is not None and route.is_forwarded:
             self.first_forwarded = index
         if self.flaws.count == 0:
-            encoded = encode_parts(index, operation_id, read.method, read.path, read.body, key=read.key, links=links)
-            self._encoded.append(encoded)
-            self._sizes.append(size_on_the_queue(encoded) + len(read.references) * MOST_VALUE_BYTES)
-            self._handlers.append(UNKNOWN_HANDLER if read.route is None else read.route.name)
+            fields = (index, operation_id, read.method, read.path, Raw(read.body))
+            is_plain = read.key is None and links is None
+            self._fields.append(fields if is_plain else with_key_and_links(fields, read.key, links))
+            self._handlers.append(UNKNOWN_HANDLER if route is None else route.name)
             if not self._was_large:
                 self._keep(Operation(index, operation_id, read.method, read.path, read.value, read.key, links))
+            if read.references:
+                self._encode_added()
+                self._sizes[-1] += len(read.references) * MOST_VALUE_BYTES
+            elif len(read.body) > LARGE_BODY_BYTES:
+                self._encode_added()
+
+    def _add_invalid(self, document: Any, line: int | None, flaws: Iterable[Flaw]) -> None:
+        """Add the errors of the next operation. Its id, its key and its group must be unique nevertheless."""
+        index = self.total
+        operation_id, key, group = map(document.get, ("id", "key", "group")) if type(document) is dict else (None,) * 3
+        if _is_name(key, LONGEST_KEY):
+            self._note_key(index, key)
+        if _is_name(group, LONGEST_ID):
+            self._note_group(index, group)
+        self._count(operation_id if _is_name(operation_id, LONGEST_ID) else None, line)
+        self.flaws.is_complete &= self._reader.is_complete
+        self._add_flaws(index, flaws)
+
+    def _encode_added(self) -> None:
+        encoded = encode_fields(self._fields)
+        self._fields = []
+        self._encoded += encoded
+        self._sizes.extend(sizes_on_the_queue(encoded))
 
     def _read_links(self, index: int, read: ReadOperation) -> Links | None:
+        if read.group is not None:
+            self._note_group(index, read.group)
         links = self._links.read(index, read.depends_on, read.references, is_in_group=read.group is not None)
         if isinstance(links, Links):
             self.plan.needs_version(REFERENCES_VERSION if read.references else LINKS_VERSION)
@@ -181,7 +216,8 @@ class Draft:
         self._check_full()
 
     def add_unreadable(self, detail: str, line: int, operation_id: str | None = None) -> None:
-        index, _ = self._count({"id": operation_id}, line)
+        index = self.total
+        self._count(operation_id, line)
         self._add_flaws(index, [Flaw("", detail)])
 
     def check_all_in_transaction(self) -> None:
@@ -198,6 +234,7 @@ class Draft:
         `share` is the share of the batch that was read; 0 if it is unknown. A batch of unknown size is planned as a
         large one.
         """
+        self._encode_added()
         if self.flaws.count:
             self._forget_added(len(self._encoded))  # the batch is invalid and will not be sent
             return
@@ -275,6 +312,8 @@ class Draft:
 
     async def check(self) -> None:
         """Raise InvalidRequest with all errors, if there are any."""
+        self._note_ids()
+        self._encode_added()
         for name, values in (("group", self._groups), ("key", self._keys), ("id", self.ids)):
             count, duplicates = await values.duplicates(MOST_FLAWS)
             self.flaws.put_first([(one.index, self._duplicate(name, one)) for one in duplicates], count)
@@ -285,6 +324,7 @@ class Draft:
 
     async def finish_plan(self) -> None:
         """Complete `plan`. Raises LimitPassed, with every operation that is too large for a message."""
+        self._encode_added()
         await self._plan(len(self._encoded))
         self.plan.finish()
         if self._giants.count:
@@ -313,35 +353,37 @@ class Draft:
     def _invalid(self) -> InvalidRequest:
         return InvalidRequest(self.flaws.listed, self.flaws.count, is_complete=self.flaws.is_complete)
 
-    def _count(self, document: Any, line: int | None) -> tuple[int, str]:
-        """Return the index and the id of the next operation. The ids of invalid operations must be unique too."""
+    def _count(self, given: str | None, line: int | None) -> str:
+        """Count the next operation and return its id. Without one, it gets its index as its id."""
         index = self.total
+        operation_id = str(index) if given is None else given
         self.total = index + 1
-        given = None
-        if type(document) is dict:
-            given = document.get("id")
-            if "key" in document:
-                self._note_key(index, document["key"])
-            if "group" in document:
-                self._note_group(index, document["group"])
-        is_id = type(given) is str and len(given) <= LONGEST_ID  # otherwise it is an error already, or missing
-        operation_id = self.ids.add(given if is_id else None)
+        self._next_ids.append(operation_id)
         if line is not None:
             self._lines.append(line)
         if self._links.is_used:
             self._links.note(index, operation_id)
-        if self.total == self._check_ids_at:
-            self._check_ids(index)
-        return index, operation_id
+        if len(self._next_ids) == IDS_IN_LINE:
+            self._note_ids()
+            self._encode_added()
+            if self.total >= self._check_ids_at:
+                self._check_ids(index)
+        return operation_id
 
-    def _note_group(self, index: int, given: Any) -> None:
-        if type(given) is str and len(given) <= LONGEST_ID and self._links.note_group(index, given):
-            self._groups.add(index, given)
+    def _note_ids(self) -> None:
+        self.ids.extend(self._next_ids)
+        self._next_ids = []
 
-    def _note_key(self, index: int, given: Any) -> None:
-        if type(given) is str and len(given) <= LONGEST_KEY:  # otherwise it is an error already, or null
-            self._keys.add(index, given)
-            self.plan.needs_version(KEYS_VERSION)
+    def _recent_ids(self, most: int) -> list[str]:
+        return [*self.ids.recent(most), *self._next_ids][-most:]
+
+    def _note_group(self, index: int, name: str) -> None:
+        if self._links.note_group(index, name):
+            self._groups.add(index, name)
+
+    def _note_key(self, index: int, key: str) -> None:
+        self._keys.add(index, key)
+        self.plan.needs_version(KEYS_VERSION)
 
     def _check_ids(self, index: int) -> None:
         """Raise InvalidRequest if very many ids, or keys, are duplicates. `check` would find that only at the end."""
@@ -382,6 +424,11 @@ class Draft:
         """Turn the pointer of an error, which starts at the operation, into a pointer that starts at the request."""
         line = self._lines[index] if self._lines else None
         return Flaw(pointer("operations", index) + flaw.pointer, flaw.detail, line)
+
+
+def _is_name(given: Any, longest: int) -> TypeGuard[str]:
+    """Return True if this can be an id, a key or a group. Otherwise it is an error already, or missing."""
+    return type(given) is str and len(given) <= longest
 
 
 def _unique(name: str) -> str:

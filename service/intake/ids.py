@@ -2,7 +2,7 @@
 
 import asyncio
 from array import array
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -49,6 +49,12 @@ class Ids:
         if len(self._line) == IDS_IN_LINE:
             self._write_line()
         return operation_id
+
+    def extend(self, ids: Sequence[str]) -> None:
+        """Add the ids of the next operations. This takes less time than to add them one by one."""
+        self._line.extend(ids)
+        if len(self._line) >= IDS_IN_LINE:
+            self._write_line()
 
     @property
     def has_own(self) -> bool:
