@@ -8,8 +8,9 @@ import pytest
 from multidict import CIMultiDict
 from pytest_aiohttp import AiohttpClient
 
-from penstock.batch import Batch, BatchState
+from penstock.batch import BatchState
 from penstock.errors import NoAccess, PenstockError, RejectedCall
+from penstock.queue import MESSAGES_IN_CALL
 from penstock.service.idempotency import HEADER
 from penstock.service.intake import acceptance
 from penstock.service.intake.submit import LEASE_MARGIN_SECONDS
@@ -27,6 +28,20 @@ ASYNC_KEY = {**KEY, "Prefer": "respond-async"}
 SYNC_SECONDS, ACCEPT_SECONDS, KEPT_SECONDS = 10, 60, 3600
 LEASE_SECONDS = ACCEPT_SECONDS + LEASE_MARGIN_SECONDS
 RUN_LEASE_SECONDS = SYNC_SECONDS + LEASE_MARGIN_SECONDS  # of a batch that runs immediately
+
+
+SENT_AHEAD, WRITTEN_FIRST = "store.accept_new", "store.accept_batch"  # the calls that accept a batch
+in_both_orders = pytest.mark.parametrize(
+    "accepting", [SENT_AHEAD, WRITTEN_FIRST], indirect=True, ids=["sent ahead", "written first"]
+)
+
+
+@pytest.fixture(autouse=True)
+def accepting(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Accept batches with this call, as small ones or as large ones. Return it."""
+    call: str = getattr(request, "param", SENT_AHEAD)
+    monkeypatch.setattr(acceptance, "MESSAGES_IN_CALL", MESSAGES_IN_CALL if call == SENT_AHEAD else 0)
+    return call
 
 
 @pytest.fixture
@@ -57,6 +72,7 @@ def claim_of(plant: Plant) -> KeyClaim:
     return claim
 
 
+@in_both_orders
 async def test_large_batch_is_accepted_once_and_its_status_is_of_now(plant: Plant) -> None:
     asked = ask_for("/succeed/a", "/succeed/b")
     first = await plant.service.post(asked, ASYNC_KEY)
@@ -142,6 +158,7 @@ async def test_while_the_first_is_answered_others_are_told_to_wait(plant: Plant,
     assert toys.times == {"0": 1}
 
 
+@in_both_orders
 async def test_of_many_requests_at_once_one_makes_a_batch(plant: Plant, toys: Toys) -> None:
     answers = await asyncio.gather(*(plant.service.post(ask_for("/succeed/a"), ASYNC_KEY) for _ in range(20)))
     assert {answer.status for answer in answers} <= {202, 409}
@@ -174,6 +191,7 @@ async def test_refused_request_keeps_no_key(plant: Plant) -> None:
     assert (await plant.service.post(ask_for("/succeed/a"), KEY)).status == 200
 
 
+@in_both_orders
 async def test_request_that_failed_may_be_sent_again_at_once(aiohttp_client: AiohttpClient, toys: Toys) -> None:
     plant = await build(aiohttp_client, toys, Outage("chunks.send", "after", times=1))
     asked = ask_for("/succeed/a")
@@ -200,6 +218,7 @@ def death_before_acceptance() -> Watch:
     return all_of(Outage("chunks.send", "after", times=1), Outage("store.release_key"))
 
 
+@in_both_orders
 async def test_batch_that_a_dead_front_end_had_accepted_is_replayed(aiohttp_client: AiohttpClient, toys: Toys) -> None:
     plant = await build(aiohttp_client, toys, death_after_acceptance())
     asked = ask_for("/succeed/a")
@@ -215,6 +234,7 @@ async def test_batch_that_a_dead_front_end_had_accepted_is_replayed(aiohttp_clie
     assert toys.times == {"0": 1}
 
 
+@in_both_orders
 async def test_batch_that_a_dead_front_end_had_not_accepted_is_made_anew(
     aiohttp_client: AiohttpClient, toys: Toys
 ) -> None:
@@ -234,15 +254,17 @@ async def test_batch_that_a_dead_front_end_had_not_accepted_is_made_anew(
     assert is_replay(await plant.service.post(asked, ASYNC_KEY))
 
 
+@in_both_orders
 @pytest.mark.parametrize("state", [BatchState.ACCEPTING, BatchState.ABANDONED])
 async def test_batch_whose_creation_comes_late_is_made_anew(
-    aiohttp_client: AiohttpClient, toys: Toys, state: BatchState
+    aiohttp_client: AiohttpClient, toys: Toys, state: BatchState, accepting: str
 ) -> None:
     """The batch is created just after the request that takes over found nothing to abandon. Nobody accepts it.
 
     A sweep may even have abandoned it.
     """
-    plant = await build(aiohttp_client, toys, all_of(Outage("chunks.send"), Outage("store.release_key")))
+    first_call = "chunks.send" if accepting == SENT_AHEAD else "store.create_batch"
+    plant = await build(aiohttp_client, toys, all_of(Outage(first_call), Outage("store.release_key")))
     asked = ask_for("/succeed/a")
     assert_problem(await plant.service.post(asked, ASYNC_KEY), 503)
     dead = claim_of(plant).batch_id
@@ -261,6 +283,7 @@ async def test_batch_whose_creation_comes_late_is_made_anew(
     assert await plant.counts(again.body["batchId"]) == ("completed", {"succeeded": 1})
 
 
+@in_both_orders
 async def test_front_end_that_comes_too_late_accepts_nothing(aiohttp_client: AiohttpClient, toys: Toys) -> None:
     """By another clock its lease is over before it created its batch. Afterwards, it can no longer create it."""
     plant = await build(aiohttp_client, toys, sync_seconds=2 * UNIT_SECONDS)
@@ -279,6 +302,7 @@ async def test_front_end_that_comes_too_late_accepts_nothing(aiohttp_client: Aio
     assert toys.times == {"0": 1}
 
 
+@in_both_orders
 async def test_other_body_is_refused_though_the_first_front_end_is_dead(
     aiohttp_client: AiohttpClient, toys: Toys
 ) -> None:
@@ -296,6 +320,7 @@ def death_while_running() -> Watch:
     return Outage("store.settle_key")
 
 
+@in_both_orders
 async def test_small_batch_of_a_dead_front_end_runs_in_consumers_with_the_keys_of_the_first(
     aiohttp_client: AiohttpClient, toys: Toys
 ) -> None:
@@ -315,6 +340,7 @@ async def test_small_batch_of_a_dead_front_end_runs_in_consumers_with_the_keys_o
     assert is_replay(await survivor.service.post(asked, KEY))
 
 
+@in_both_orders
 async def test_small_batch_stays_with_the_consumers_although_its_acceptance_fails(
     aiohttp_client: AiohttpClient, toys: Toys
 ) -> None:
@@ -391,6 +417,7 @@ async def test_atomic_batch_runs_once_more_after_a_death_and_then_not_again(
     assert_problem(await plant.service.post(ask_for("/succeed/b"), KEY, atomic=True), 422)
 
 
+@in_both_orders
 async def test_one_of_many_takes_over(aiohttp_client: AiohttpClient, toys: Toys) -> None:
     plant = await build(aiohttp_client, toys, death_before_acceptance())
     asked = ask_for("/succeed/a")
@@ -403,6 +430,7 @@ async def test_one_of_many_takes_over(aiohttp_client: AiohttpClient, toys: Toys)
     assert toys.times == {"0": 1}
 
 
+@in_both_orders
 async def test_late_front_end_does_not_settle_what_another_has_taken_over(plant: Plant, toys: Toys) -> None:
     asked = ask_for("/hang/a")
     async with asyncio.TaskGroup() as group:
@@ -416,6 +444,7 @@ async def test_late_front_end_does_not_settle_what_another_has_taken_over(plant:
     assert (settled.batch_id, settled.is_settled, settled.answer) == (second.body["batchId"], True, None)
 
 
+@in_both_orders
 async def test_front_end_too_late_for_its_key_does_not_accept_its_batch(plant: Plant, toys: Toys) -> None:
     """Otherwise, the same key would create two batches: the one that took over, and the late one."""
     asked = ask_for("/hang/a")
@@ -431,32 +460,32 @@ async def test_front_end_too_late_for_its_key_does_not_accept_its_batch(plant: P
     assert toys.times == {"0": 1}
 
 
+@in_both_orders
 async def test_key_of_a_batch_that_may_be_accepted_stays_claimed(
-    aiohttp_client: AiohttpClient, toys: Toys, monkeypatch: pytest.MonkeyPatch
+    aiohttp_client: AiohttpClient, toys: Toys, monkeypatch: pytest.MonkeyPatch, accepting: str
 ) -> None:
     monkeypatch.setattr(acceptance, "ACCEPT_REPEAT_SECONDS", 0)
-    plant = await build(aiohttp_client, toys, Outage("store.accept_new", "after"))
+    plant = await build(aiohttp_client, toys, Outage(accepting, "after"))
     asked = ask_for("/succeed/a")
     assert_problem(await plant.service.post(asked, ASYNC_KEY), 504)
     plant.clock.advance(1)
     assert_problem(await plant.service.post(asked, ASYNC_KEY), 409)
 
 
+@in_both_orders
 async def test_batch_that_is_created_after_another_request_has_its_key_is_not_accepted(
-    aiohttp_client: AiohttpClient, toys: Toys
+    aiohttp_client: AiohttpClient, toys: Toys, accepting: str
 ) -> None:
     """The clock of its front end is slow, so that this one thinks that the lease still runs."""
-    plant = await build(aiohttp_client, toys)
-    store, gate, is_creating = plant.parts.store, asyncio.Event(), asyncio.Event()
-    accept_new = store.accept_new
+    creating = SENT_AHEAD if accepting == SENT_AHEAD else "store.create_batch"
+    gate, is_creating = asyncio.Event(), asyncio.Event()
 
-    async def accept_late(batch: Batch, at: float) -> None:
-        if not is_creating.is_set():
+    async def wait(call: str, moment: Moment) -> None:
+        if (call, moment) == (creating, "before"):
             is_creating.set()
             await gate.wait()
-        await accept_new(batch, at)
 
-    store.accept_new = accept_late  # type: ignore[method-assign]
+    plant = await build(aiohttp_client, toys, wait)
     asked = ask_for("/succeed/a")
     async with asyncio.TaskGroup() as group:
         slow = group.create_task(plant.service.post(asked, ASYNC_KEY))
