@@ -462,9 +462,10 @@ class Promises:
 
     def _not_before_of(self, chunk: Chunk) -> float | None:
         facts = self.batches[chunk.batch_id]
-        if facts.state != "?":
+        if facts.state not in {"?", "abandoned"}:
             return facts.not_before
-        label = chunk.operations[0].id.partition("-")[0]  # the chunk is sent before its batch is written
+        # The chunk is sent before its batch is written, or so late that a stand-in has taken the place of the batch.
+        label = chunk.operations[0].id.partition("-")[0]
         return next((one.not_before for one in self._truth.submissions if one.label == label), None)
 
     def on_dead_letter(self, body: str) -> None:
