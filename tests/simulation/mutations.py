@@ -583,7 +583,7 @@ MUTATIONS = {
         ("endings", 43, cancel_what_has_finished),
         ("poison", 88, run_a_last_attempt_beside_others),
         ("pauses", 1974, run_a_suspect_without_looking_again),
-        ("losses", 44, tell_what_is_not_counted),
+        ("losses", 156, tell_what_is_not_counted),
         ("rollouts", 193, wait_for_a_handler_that_never_ends),
         ("calm", 128, forget_a_chunk_when_folding),
         ("kills", 1170, fold_what_was_counted_meanwhile),
