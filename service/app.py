@@ -53,6 +53,7 @@ from penstock.service.keys import (
     RUNNER,
     SCOPES,
     SETTINGS,
+    TABLE_OUTAGE,
     TURNS,
     WEBHOOK_TENANTS,
 )
@@ -70,6 +71,7 @@ from penstock.service.public_urls import MARKER_PATH, public_urls
 from penstock.service.route import Route
 from penstock.service.routes import is_page, routes_for_clients, routes_for_operators, scopes_of
 from penstock.service.sharing import sharing
+from penstock.service.table_outage import TableOutage
 from penstock.service.tracing import tracing
 from penstock.service.turns import Turns
 from penstock.service.webhook_tenants import WebhookTenants
@@ -120,6 +122,7 @@ def create_app(
     app[HANDLER_TIMES] = HandlerTimes(backend.store, [route.name for route in operations.routes], clock)
     app[LEDGER] = Ledger(backend.store, clock, settings.accept_seconds)
     app[OPEN_LEDGER] = OpenLedger(backend.store, clock, settings.accept_seconds)
+    app[TABLE_OUTAGE] = TableOutage(clock)
     app[WEBHOOK_TENANTS] = WebhookTenants(backend.store, clock)
     app[LEAVING] = asyncio.Event()
     app[LIVE] = Live(clock)

@@ -20,6 +20,7 @@ from penstock.service.known_metadata import KnownMetadata
 from penstock.service.ledger import Ledger
 from penstock.service.memory import Memory, Share
 from penstock.service.open_ledger import OpenLedger
+from penstock.service.table_outage import TableOutage
 from penstock.service.turns import Turns
 from penstock.service.webhook_tenants import WebhookTenants
 from penstock.settings import Settings
@@ -46,6 +47,7 @@ PATHS_HINT = web.AppKey("paths_hint", str)  # says which paths exist, in the ans
 RUNNER = web.AppKey("runner", Runner)
 SCOPES: web.AppKey[Mapping[web.AbstractRoute, Scope | None]] = web.AppKey("scopes", Mapping)  # None: for everybody
 SETTINGS = web.AppKey("settings", Settings)
+TABLE_OUTAGE = web.AppKey("table_outage", TableOutage)
 TURNS = web.AppKey("turns", Turns)
 WEBHOOK_TENANTS = web.AppKey("webhook_tenants", WebhookTenants)
 

@@ -7,7 +7,8 @@ A batch whose messages go in one call is written after that call, and this write
 were sent ahead of it. A consumer that finds no such batch waits for it. If it was not written in time, the consumer
 takes its place in the table and abandons it, so that it never can be.
 
-A larger batch is written first, in state accepting, and accepted by another write when everything is sent.
+A larger batch is written first, in state accepting, and accepted by another write when everything is sent. So is any
+batch for some seconds after the table was unavailable: nothing is sent for a batch that cannot be written.
 """
 
 import asyncio
@@ -52,6 +53,7 @@ from penstock.queue import LONGEST_DELAY_SECONDS, MESSAGES_IN_CALL, Message, Sen
 from penstock.sending import ChunkSender, in_calls, neighbouring_ids, tenant_on_queue
 from penstock.service.intake.attempts import Tried
 from penstock.service.intake.draft import Draft
+from penstock.service.table_outage import TableOutage
 from penstock.settings import Settings
 from penstock.store import KeyClaim
 from penstock.telemetry import Event, get_log
@@ -89,7 +91,14 @@ class Acceptance:
     """Accepts one submission."""
 
     def __init__(
-        self, submission: Submission, backend: Backend, settings: Settings, clock: Clock, meter: Meter
+        self,
+        submission: Submission,
+        backend: Backend,
+        settings: Settings,
+        clock: Clock,
+        meter: Meter,
+        *,
+        outage: TableOutage,
     ) -> None:
         self._submission = submission
         self._draft = submission.draft
@@ -97,6 +106,7 @@ class Acceptance:
         self._settings = settings
         self._clock = clock
         self._meter = meter
+        self._outage = outage
         self._sender = ChunkSender(backend, settings, clock)
         self._extend_at = clock.now() + settings.accept_seconds / 3
 
@@ -109,7 +119,7 @@ class Acceptance:
         await self._draft.finish_plan()
         batch = self._new_batch(await self._accept_by())
         try:
-            is_sent_ahead = self._fits_in_a_call(batch, tried)
+            is_sent_ahead = self._fits_in_a_call(batch, tried) and not self._outage.is_recent
             counts = await (self._store_ahead(batch) if is_sent_ahead else self._store(batch, tried))
         except (AcceptanceLost, AcceptanceUnknown, Misconfigured, Unavailable):
             raise  # consumers abandon the batch when its acceptance lease ends, if it was not accepted
@@ -131,18 +141,18 @@ class Acceptance:
         at = self._clock.now()
         if at > batch.accept_by:
             raise AcceptanceLost(f"The chunks of batch {batch.id} were not sent before its acceptance lease ended.")
-        await self._mark_accepted(batch.id, partial(self._backend.store.accept_new, batch, at))
+        await self._mark_accepted(batch.id, partial(self._outage.watch, self._backend.store.accept_new, batch, at))
         return Counts()
 
     def _calls_ahead(self, batch: Batch) -> Generator[Call]:
         """Yield the calls that must succeed before the batch is written. None of them has to wait for another."""
         store, ahead = self._backend.store, SentAhead(batch.accept_by, batch.expires_at)
         yield partial(self._send, batch, list(self._draft.plan.messages(without=())), ahead)
-        yield partial(store.list_batch, batch, self._submission.metadata)
+        yield partial(self._outage.watch, store.list_batch, batch, self._submission.metadata)
         if (layout := self._submission.layout) is not None:
-            yield partial(store.write_layout, batch, layout)
+            yield partial(self._outage.watch, store.write_layout, batch, layout)
         for piece in self._ids(batch):
-            yield partial(store.write_ids, batch, *piece)
+            yield partial(self._outage.watch, store.write_ids, batch, *piece)
 
     async def _store(self, batch: Batch, tried: Mapping[int, Tried]) -> Counts:
         """Write the batch, send its chunks and accept it. Return the counts of what has already run.
@@ -157,7 +167,7 @@ class Acceptance:
         if (layout := self._submission.layout) is not None:
             writes.append(store.write_layout(batch, layout))
         async with _at_the_same_time(writes):
-            await store.create_batch(batch)
+            await self._outage.watch(store.create_batch, batch)
             await _make_all(self._calls(batch, started, pieces))
         counts = [await self._hand_over(batch, number, tried) for number in started]
         await self._mark_accepted(batch.id, partial(store.accept_batch, batch.id, self._clock.now()))

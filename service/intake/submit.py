@@ -48,6 +48,7 @@ from penstock.service.keys import (
     RUNNER,
     SETTINGS,
     SHARE,
+    TABLE_OUTAGE,
     WEBHOOK_TENANTS,
 )
 from penstock.service.limits.charging import charged, check_something_left
@@ -365,7 +366,9 @@ async def _accept(request: web.Request, submission: Submission, tried: dict[int,
     if request.app[SETTINGS].webhook_secret is not None:
         has_webhooks = await request.app[WEBHOOK_TENANTS].may_have_endpoints(submission.tenant)
         submission = replace(submission, has_webhooks=has_webhooks)
-    acceptance = Acceptance(submission, request.app[BACKEND], request.app[SETTINGS], clock, meter)
+    acceptance = Acceptance(
+        submission, request.app[BACKEND], request.app[SETTINGS], clock, meter, outage=request.app[TABLE_OUTAGE]
+    )
     async with opened(request, submission.draft.batch_id, submission.draft.total, is_forced=course.starts_operations):
         batch = await acceptance.accept(tried)
     meter.observe(Metric.ACCEPT_SECONDS, clock.monotonic() - started_at)

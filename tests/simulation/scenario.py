@@ -5,12 +5,14 @@ import random
 from collections import Counter
 from contextlib import nullcontext
 from dataclasses import dataclass
+from unittest.mock import patch
 
 from pydantic import SecretStr
 
 from penstock.aws.store import FOLD_AT
 from penstock.chunk import QUICK_SECONDS
 from penstock.consumer.sweeper import PERIODS_OF_TENURE
+from penstock.service.table_outage import WRITE_FIRST_SECONDS
 from penstock.settings import Settings
 from tests.simulation.chaos import Chaos
 from tests.simulation.clients import draw_submission
@@ -105,6 +107,7 @@ def run_seed(seed: int, mix: Mix | None = None, settle_seconds: float = SETTLE_S
     world.truth.is_transactional = mix.groups > 0
     with (
         group_chunks(sizes.group_chunks, draw_fold_at(seed)),
+        patch("penstock.service.table_outage.WRITE_FIRST_SECONDS", draw_write_first(seed)),
         little_memory() if mix.has_little_memory else nullcontext(),
         short_leases(random.Random(f"lease {seed}").choice([0.1, 1.0, 60.0])) if mix.uploads else nullcontext(),
         little_patience(random.Random(f"held {seed}").choice([1, 2, 8])) if mix.steers else nullcontext(),
@@ -121,6 +124,11 @@ def run_seed(seed: int, mix: Mix | None = None, settle_seconds: float = SETTLE_S
 def draw_fold_at(seed: int) -> int:
     """Fold the counters early in half of the runs."""
     return random.Random(f"fold {seed}").choice([1, 2, 5, FOLD_AT, FOLD_AT, FOLD_AT])
+
+
+def draw_write_first(seed: int) -> float:
+    """Send batches ahead again immediately after a failed call in most of the runs. Otherwise few would be."""
+    return random.Random(f"written first {seed}").choice([0.0, 0.0, 0.0, WRITE_FIRST_SECONDS])
 
 
 def draw_settings(chance: random.Random, mix: Mix) -> Settings:

@@ -12,11 +12,12 @@ from penstock import Operations
 from penstock.abandoning import was_accepted
 from penstock.batch import BatchState
 from penstock.chunk import Chunk
-from penstock.errors import RejectedCall, Unavailable
+from penstock.errors import NoAccess, RejectedCall, Unavailable
 from penstock.message import decode_chunk
 from penstock.queue import Message, SentAhead
 from penstock.service.intake import acceptance
 from penstock.service.intake.submit import BATCH_IDS
+from penstock.service.table_outage import WRITE_FIRST_SECONDS
 from penstock.store import IDS_IN_CALL
 from penstock.testing import FakeClock, MemoryParts, memory_parts
 from penstock.testing.http import Answer
@@ -52,6 +53,11 @@ def many(count: int) -> list[dict[str, Any]]:
 
 def chunks_on(parts: MemoryParts) -> list[Chunk]:
     return [decode_chunk(message.body) for message in parts.chunks.messages]
+
+
+def are_ahead(parts: MemoryParts) -> list[bool]:
+    """Return for each message on the queue whether it was sent before its batch was written."""
+    return [message.sent_ahead is not None for message in parts.chunks.messages]
 
 
 def states(parts: MemoryParts) -> list[BatchState]:
@@ -215,6 +221,59 @@ async def test_messages_that_are_too_large_for_one_call_follow_their_batch(serve
     service = await serve(operations, sync_max_operations=0, message_bytes=4096)
     assert (await service.post([{**one, "body": "x" * 2500} for one in many(2)])).status == 202
     assert [message.sent_ahead for message in service.parts.chunks.messages] == [None, None]
+
+
+@pytest.mark.parametrize("error", [Unavailable("throttled"), NoAccess("expired")])
+@pytest.mark.parametrize("call", ["store.list_batch", "store.write_ids", "store.accept_new"])
+async def test_nothing_is_sent_ahead_for_some_seconds_after_the_table_was_away(
+    serve: Serve, call: str, error: Exception
+) -> None:
+    """Each request would leave messages on the queue that belong to no batch."""
+    clock, failing = FakeClock(), {call}
+
+    def strike(call: str, _moment: Moment) -> None:
+        if call in failing:
+            raise error
+
+    service = await serve(operations, **BY_ONE, clock=clock, watch=strike)
+    asked = [{**one, "id": f"no. {index}"} for index, one in enumerate(many(3))]
+    assert (await service.post(asked)).status >= 500
+    assert are_ahead(service.parts) == [True] * 3
+    failing.add("store.create_batch")
+    for _ in range(3):  # each of them is another reason to wait
+        clock.advance(WRITE_FIRST_SECONDS - 0.1)
+        assert (await service.post(asked)).status >= 500
+        assert len(are_ahead(service.parts)) == 3
+    failing.clear()
+    assert (await service.post(asked)).status == 202
+    assert are_ahead(service.parts)[3:] == [False] * 3
+    clock.advance(WRITE_FIRST_SECONDS)
+    assert (await service.post(asked)).status == 202
+    assert are_ahead(service.parts)[6:] == [True] * 3
+
+
+@pytest.mark.parametrize(
+    ("struck", "error"),
+    [
+        ("chunks.send", Unavailable("The queue does not answer.")),
+        ("store.accept_new", RejectedCall("The item is too large.")),  # that is about one batch
+    ],
+)
+async def test_batches_are_sent_ahead_after_another_failure(
+    serve: Serve, logs: list[MutableMapping[str, Any]], struck: str, error: Exception
+) -> None:
+    left = [error]
+
+    def strike(call: str, _moment: Moment) -> None:
+        if call == struck and left:
+            raise left.pop()
+
+    service = await serve(operations, **BY_ONE, watch=strike)
+    assert (await service.post(many(1))).status >= 500
+    before = len(are_ahead(service.parts))
+    assert (await service.post(many(1))).status == 202
+    assert are_ahead(service.parts)[before:] == [True]
+    logs.clear()
 
 
 async def test_all_ids_are_written_before_a_batch_that_is_sent_ahead(serve: Serve) -> None:
