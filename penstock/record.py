@@ -41,7 +41,8 @@ class OutcomeColumns:
     """The outcomes of a record as columns. `Raw` values are JSON that was not parsed, as it is in the record.
 
     `results` is one column, or one for each of the `members` that all results have. `stored` has the results that are
-    in the bucket, by their positions. `memory_bytes` is about how much memory the columns take.
+    in the bucket, by their positions. `value_bytes` is about how long the values are together, as JSON, and
+    `memory_bytes` about how much memory the columns take.
     """
 
     indexes: Sequence[int]
@@ -53,6 +54,7 @@ class OutcomeColumns:
     results: Sequence[Sequence[Raw]]
     stored: Mapping[int, StoredResult]
     recorded_at: float | None
+    value_bytes: int
     memory_bytes: int
 
     def result_at(self, position: int) -> bytes | None:
@@ -286,6 +288,9 @@ def _to_columns(encoded: bytes, with_results: bool) -> OutcomeColumns:
     results = _raw_results(content) if with_results else []
     states = _whole(content.state, count)
     _to_states(states)  # raises NewerVersion
+    repeated = sum(
+        len(column[_SAME]) for column in (content.status, content.error, *results) if isinstance(column, dict)
+    )
     return OutcomeColumns(
         indexes=_to_indexes(content.index, count),
         ids=content.id,
@@ -293,17 +298,18 @@ def _to_columns(encoded: bytes, with_results: bool) -> OutcomeColumns:
         statuses=_whole(content.status, count),
         errors=_whole(content.error, count),
         members=content.members,
-        results=results,
+        results=[_whole(column, count) for column in results],
         stored={position: StoredResult(name, size) for position, name, size in content.stored},
         recorded_at=content.recorded_at,
+        value_bytes=len(encoded) + count * repeated,
         memory_bytes=len(encoded) + _VALUE_BYTES * count * (len(results) + 3),
     )
 
 
-def _raw_results(content: _Content) -> list[Sequence[Raw]]:
+def _raw_results(content: _Content) -> list[list[Raw] | dict[str, Raw]]:
     if content.members is None:
-        return [_whole(_column_decoder.decode(content.result), content.outcomes)]
-    return [_whole(column, content.outcomes) for column in _columns_decoder.decode(content.result)]
+        return [_column_decoder.decode(content.result)]
+    return _columns_decoder.decode(content.result)
 
 
 def _whole(column: Any, count: int) -> Sequence[Any]:

@@ -39,7 +39,7 @@ async def lines_of(windows: AsyncIterator[tuple[int, Window]]) -> AsyncIterator[
     """Join small windows: a window has outcomes of one planned chunk only, which may be few."""
     joined: Lines | None = None
     async for chunk, window in windows:
-        lines = Lines(window.lines, Cursor(chunk, window.indexes[-1]))
+        lines = Lines(list(window.lines), Cursor(chunk, window.indexes[-1]))
         if joined is not None and (joined.size + lines.size > WINDOW_BYTES or len(joined.lines) >= WINDOW_OUTCOMES):
             yield joined
             joined = None

@@ -14,10 +14,11 @@ take twice as much memory, which is counted before.
 """
 
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from itertools import repeat
+from io import BytesIO
+from itertools import islice
 from typing import Protocol
 
 from penstock.backend import Backend
@@ -25,7 +26,13 @@ from penstock.batch import Batch
 from penstock.chunk import planned_number
 from penstock.large_results import LargeResults
 from penstock.record import EncodedRecord, OutcomeColumns, decode_columns
-from penstock.service.batches.lines import line_sizes, line_with_result, line_without_result, outcome_lines
+from penstock.service.batches.lines import (
+    line_sizes,
+    line_with_result,
+    line_without_result,
+    outcome_lines,
+    size_of_lines,
+)
 from penstock.service.memory import Memory, Share
 from penstock.service.turns import Turns
 from penstock.settings import MIB
@@ -33,19 +40,30 @@ from penstock.settings import MIB
 HELD_BYTES = 8 * MIB
 WINDOW_BYTES = 4 * MIB
 WINDOW_OUTCOMES = 1_000
+_POSITIONS = 2**24  # more than a record has outcomes
 TURN_BYTES = MIB  # of records that are decoded in one turn, which takes a few milliseconds
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Outcomes of a family that follow each other, as lines of JSON.
+    """Outcomes of a family that follow each other, as lines of JSON. Each of the texts has one line or several.
 
     `memory_bytes` is about how much memory the window takes, with the records that are held for the next one.
     """
 
-    indexes: list[int]
-    lines: list[bytes]
+    indexes: Sequence[int]
+    texts: Sequence[bytes]
     memory_bytes: int
+
+    @property
+    def lines(self) -> Iterator[bytes]:
+        return lines_in(self.texts)
+
+
+def lines_in(texts: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield one line after the other. A text that is a single line, which may be a large one, is not copied."""
+    for text in texts:
+        yield from map(bytes.rstrip, BytesIO(text)) if b"\n" in text else (text,)
 
 
 class Held:
@@ -117,18 +135,27 @@ class Family:
     def __init__(self, chunk: int, source: Source) -> None:
         self.chunk = chunk
         self._source = source
-        # The chunk and the position of each operation's latest outcome, its state, and about the size of its line. They
-        # are tuples, because a family can have 10,000 of them.
-        self._latest: dict[int, tuple[str, int, str, int]] = {}
+        self._records: list[str] = []
+        self._states: list[Sequence[str]] = []  # of the outcomes in each record
+        # The number of the record with each operation's latest outcome, and its position there, as one integer: a
+        # family can have 10,000 of them.
+        self._latest: dict[int, int] = {}
+        self._bytes = 0  # of the lines of all records, about
+        self._sizes: dict[int, list[int]] = {}  # of the lines of a record
         self._held = Held(HELD_BYTES)
 
     def add(self, record: EncodedRecord) -> OutcomeColumns:
         """Add the next record. Its outcomes are later than those in the records before it."""
-        columns = decode_columns(record.content)
-        places = zip(repeat(record.chunk_id), range(len(columns.states)), columns.states, line_sizes(columns))
+        columns, number = decode_columns(record.content), len(self._records)
+        places = range(number * _POSITIONS, number * _POSITIONS + len(columns.states))
         self._latest.update(zip(columns.indexes, places, strict=True))
+        self._records.append(record.chunk_id)
+        self._states.append(columns.states)
+        self._bytes += size_of_lines(columns)
         if self._held.has_room_for(columns):  # otherwise keep the earlier ones: their outcomes are told first
             self._held.add(record.chunk_id, columns)
+        else:
+            self._sizes[number] = line_sizes(columns)
         return columns
 
     @property
@@ -138,7 +165,10 @@ class Family:
 
     def state_of(self, index: int) -> str | None:
         """Return the state of an operation, or None if it has no outcome."""
-        return self._latest[index][2] if index in self._latest else None
+        if index not in self._latest:
+            return None
+        number, position = divmod(self._latest[index], _POSITIONS)
+        return self._states[number][position]
 
     async def windows(
         self,
@@ -153,51 +183,78 @@ class Family:
         """
         for window, size in self._cut(indexes, most_outcomes):
             with self._source.counting(2 * size):
-                lines = await self._lines(window)
-            if missing_line is not None:
-                lines = {index: lines[index] if index in lines else missing_line(index) for index in window}
-            told = [lines[index] for index in window]
-            yield Window(window, told, self._held.bytes + sum(map(len, told)))
+                texts = await self._texts(window, missing_line)
+            yield Window(window, texts, self._held.bytes + sum(map(len, texts)))
 
     def _cut(self, indexes: Iterable[int], most_outcomes: int) -> Iterator[tuple[list[int], int]]:
-        """Yield the operations of each window, and about the size of their lines."""
+        """Yield the operations of each window, and about the size of their lines, or of all lines if they are small."""
+        if self._bytes > WINDOW_BYTES:
+            yield from self._cut_by_size(indexes, most_outcomes)
+            return
+        rest = iter(indexes)
+        while window := list(islice(rest, most_outcomes)):
+            yield window, self._bytes
+
+    def _cut_by_size(self, indexes: Iterable[int], most_outcomes: int) -> Iterator[tuple[list[int], int]]:
+        for number, chunk_id in enumerate(self._records):
+            if number not in self._sizes:
+                self._sizes[number] = line_sizes(self._held.use(chunk_id))
         window: list[int] = []
         size = 0
         for index in indexes:
             window.append(index)
-            size += self._latest[index][3] if index in self._latest else 0
+            size += self._size_of(index)
             if size >= WINDOW_BYTES or len(window) == most_outcomes:
                 yield window, size
                 window, size = [], 0
         if window:
             yield window, size
 
-    async def _lines(self, window: list[int]) -> dict[int, bytes]:
+    def _size_of(self, index: int) -> int:
+        if index not in self._latest:
+            return 0
+        number, position = divmod(self._latest[index], _POSITIONS)
+        return self._sizes[number][position]
+
+    async def _texts(self, window: Sequence[int], missing_line: Callable[[int], bytes] | None) -> Sequence[bytes]:
+        if len(self._records) == 1 and missing_line is None:  # most families: the positions are those in this record
+            return await self._texts_of(0, list(map(self._latest.__getitem__, window)))
+        lines = await self._merged_lines(window)
+        if missing_line is not None:
+            lines = {index: lines[index] if index in lines else missing_line(index) for index in window}
+        return [lines[index] for index in window]
+
+    async def _merged_lines(self, window: Sequence[int]) -> dict[int, bytes]:
         """Return the lines of the operations that have an outcome. Read each record at most once."""
-        wanted: dict[str, dict[int, int]] = {}
+        wanted: dict[int, dict[int, int]] = {}
         for index in window:
             if index in self._latest:
-                chunk_id, position, _, _ = self._latest[index]
-                wanted.setdefault(chunk_id, {})[index] = position
+                number, position = divmod(self._latest[index], _POSITIONS)
+                wanted.setdefault(number, {})[index] = position
         lines: dict[int, bytes] = {}
-        for chunk_id in sorted(wanted, key=self._is_dropped):  # before those that are read again take their place
-            positions = wanted[chunk_id]
-            columns = await self._columns(chunk_id)
-            lines.update(zip(positions, outcome_lines(columns, list(positions.values())), strict=True))
-            if columns.stored:
-                lines |= await self._large_lines(columns, positions)
+        for number in sorted(wanted, key=self._is_dropped):  # before those that are read again take their place
+            texts = await self._texts_of(number, list(wanted[number].values()))
+            lines.update(zip(wanted[number], lines_in(texts), strict=True))
         return lines
 
-    async def _large_lines(self, columns: OutcomeColumns, positions: Mapping[int, int]) -> dict[int, bytes]:
-        large = {index: position for index, position in positions.items() if position in columns.stored}
-        lines = await self._source.large_lines(columns, list(large.values()))
-        return dict(zip(large, lines, strict=True))
+    async def _texts_of(self, number: int, positions: Sequence[int]) -> Sequence[bytes]:
+        """Return the lines of outcomes in one record."""
+        columns = await self._columns(number)
+        text = outcome_lines(columns, positions)
+        if columns.stored.keys().isdisjoint(positions):
+            return [text]
+        large = {row: position for row, position in enumerate(positions) if position in columns.stored}
+        lines = text.split(b"\n")
+        for row, line in zip(large, await self._source.large_lines(columns, list(large.values())), strict=True):
+            lines[row] = line
+        return lines
 
-    def _is_dropped(self, chunk_id: str) -> bool:
-        return chunk_id not in self._held
+    def _is_dropped(self, number: int) -> bool:
+        return self._records[number] not in self._held
 
-    async def _columns(self, chunk_id: str) -> OutcomeColumns:
-        if self._is_dropped(chunk_id):
+    async def _columns(self, number: int) -> OutcomeColumns:
+        chunk_id = self._records[number]
+        if chunk_id not in self._held:
             record = await self._source.record(chunk_id)
             self._held.add(chunk_id, decode_columns(record.content))
         return self._held.use(chunk_id)

@@ -5,7 +5,8 @@ next. A page ends early if its results are large. While the batch runs, operatio
 it is final, the results are complete.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 from urllib.parse import urlencode
@@ -63,8 +64,10 @@ class Wanted:
     cursor: Cursor
     state: OutcomeState | None
 
-    def has(self, index: int, state: str | None) -> bool:
-        return index > self.cursor.index and self.state in {None, state}
+    def of(self, indexes: Sequence[int], state_of: Callable[[int], str | None]) -> Iterable[int]:
+        """Return those of some operations, which are in order, that the client asks for."""
+        after = indexes[bisect_right(indexes, self.cursor.index) :]
+        return after if self.state is None else (index for index in after if state_of(index) == self.state)
 
 
 async def batch_results(request: web.Request) -> web.StreamResponse:
@@ -142,7 +145,7 @@ class Reading:
 
     async def _open_group(self, number: int, group: Group) -> AsyncIterator[tuple[int, Window]]:
         async for family in self._families(number, group, self._wanted.cursor.chunk):
-            indexes = [index for index in family.indexes if self._wanted.has(index, family.state_of(index))]
+            indexes = self._wanted.of(family.indexes, family.state_of)
             async for window in family.windows(indexes, most_outcomes=self._most_outcomes):
                 yield family.chunk, window
 
@@ -162,9 +165,9 @@ class Reading:
         async for window in rest.windows(indexes, missing_line, most_outcomes=self._most_outcomes):
             yield chunk, window
 
-    def _all_wanted(self, family: Family, start: int, end: int, ending: Ending) -> Iterator[int]:
+    def _all_wanted(self, family: Family, start: int, end: int, ending: Ending) -> Iterable[int]:
         missing = never_ended(0, "", ending, None).state
-        return (index for index in range(start, end) if self._wanted.has(index, family.state_of(index) or missing))
+        return self._wanted.of(range(start, end), lambda index: family.state_of(index) or missing)
 
     async def _missing_line(self, number: int, ending: Ending) -> Callable[[int], bytes]:
         # The group may have expired before the batch got its ending. Then the reason of that ending is not the group's.
@@ -201,18 +204,21 @@ async def _counted_records(
 
 async def _blocks(windows: AsyncIterator[tuple[int, Window]]) -> Blocks:
     """Yield the lines of the outcomes in blocks, each with about the memory that it takes with its window."""
-    lines: list[bytes] = []
+    pieces: list[bytes] = []
     size = window_bytes = 0
     async for _, window in windows:
         window_bytes = window.memory_bytes
-        for line in window.lines:
-            lines.append(line)
-            size += len(line) + 1
-            if size >= BLOCK_BYTES:
-                yield _joined(lines), window_bytes + size
-                lines, size = [], 0
-    if lines:
-        yield _joined(lines), window_bytes + size
+        for text in window.texts:
+            for start in range(0, len(text), BLOCK_BYTES):
+                pieces.append(text[start : start + BLOCK_BYTES])
+                size += len(pieces[-1])
+                if size >= BLOCK_BYTES:
+                    yield b"".join(pieces), window_bytes + size
+                    pieces, size = [], 0
+            pieces.append(b"\n")
+            size += 1
+    if pieces:
+        yield b"".join(pieces), window_bytes + size
 
 
 def _joined(lines: Sequence[bytes]) -> bytes:

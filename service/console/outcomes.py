@@ -74,7 +74,7 @@ async def find_outcome(request: web.Request, batch: Batch, operation_id: str) ->
     wanted = Wanted(Cursor(number * GROUP_CHUNKS, index - 1), None)
     reading = Reading(request.app, batch, wanted, most_outcomes=1)
     async for _, window in reading.windows(await store.read_group(batch.id, number)):
-        return window.lines[0] if window.indexes[0] == index else None
+        return next(window.lines) if window.indexes[0] == index else None
     return None
 
 

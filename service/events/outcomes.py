@@ -9,6 +9,7 @@ Reads, kept runs and blocks all take from the memory for requests. A request tha
 import asyncio
 from collections import OrderedDict
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from aiohttp import web
 
@@ -172,9 +173,8 @@ def _events_up_to_gap(chunk: int, window: Window, following: int) -> list[bytes]
         count = len(indexes)
     else:
         count = next(place for place, index in enumerate([*indexes, -1]) if index != following + place)
-    return [
-        frame_outcome(chunk, index, line) for index, line in zip(indexes[:count], window.lines[:count], strict=True)
-    ]
+    lines = islice(window.lines, count)
+    return [frame_outcome(chunk, index, line) for index, line in zip(indexes[:count], lines, strict=True)]
 
 
 OUTCOMES = web.AppKey("outcomes", SharedOutcomes)

@@ -6,7 +6,7 @@ They are made of the lines of the engine, whose results are not parsed:
     {"id": ..., "custom_id": "a", "response": {"status_code": 200, "request_id": ..., "body": {...}}, "error": null}
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -39,7 +39,7 @@ class _Line(Struct):
 _decoder = Decoder(_Line)
 
 
-def lines_of(state: OutcomeState, name: str, indexes: Sequence[int], lines: Sequence[bytes]) -> list[bytes]:
+def lines_of(state: OutcomeState, name: str, indexes: Iterable[int], lines: Iterable[bytes]) -> list[bytes]:
     """Return the lines for outcomes of one state. `name` is the part of their ids that is the same for a batch."""
     write = _WRITERS[state]
     names = (b"%b_%d" % (name.encode(), index) for index in indexes)
