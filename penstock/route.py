@@ -154,6 +154,24 @@ class Route:
             raise InvalidOperation(flaws)
         return arguments
 
+    def accepts(self, path: str, content: bytes) -> bool:
+        """Return True if an operation with a body, which is not null, is valid. `arguments` finds what is wrong.
+
+        `content` is the body as JSON. It must not have too many levels.
+        """
+        signature = self.signature
+        if signature.body_validator is None or (signature.path_parameters and not self._accepts_path(path)):
+            return False
+        try:
+            return signature.body_validator.accepts(content)
+        except BaseException:  # noqa: BLE001 - `arguments` calls the validator again and reports what it raises
+            return False
+
+    def _accepts_path(self, path: str) -> bool:
+        flaws: list[Flaw] = []
+        self._from_path(path, flaws, False)
+        return not flaws
+
     def check_body_is_given(self) -> None:
         """Raise InvalidOperation if an operation must have a body, even if that is null. This one has none."""
         signature = self.signature

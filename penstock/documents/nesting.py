@@ -8,6 +8,9 @@ from typing import Any
 
 MOST_LEVELS = 190  # of arrays and objects in a body or a result
 
+_FEW_LEVELS = 20
+_OTHER_BYTES = bytes(byte for byte in range(256) if byte not in b"[]{}")
+
 CONTAINERS = (dict, list)  # a tuple: `dict | list` takes longer
 
 TOO_DEEP = f"Use at most {MOST_LEVELS} levels of arrays and objects."
@@ -39,3 +42,15 @@ def next_level(level: list[Any]) -> list[Any]:
         for child in (one.values() if isinstance(one, dict) else one)
         if isinstance(child, CONTAINERS)
     ]
+
+
+def is_shallow(content: bytes) -> bool:
+    """Return True if a JSON text certainly has not too many levels. Nothing is built from it."""
+    if content.count(b"[") + content.count(b"{") <= MOST_LEVELS:
+        return True
+    # Without escaped quotation marks, every second part between quotation marks is outside of strings.
+    plain = content.replace(b"\\\\", b"").replace(b'\\"', b"")
+    brackets = b"".join(plain.split(b'"')[::2]).translate(None, _OTHER_BYTES)
+    for _ in range(_FEW_LEVELS):
+        brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
+    return not brackets

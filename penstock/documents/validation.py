@@ -42,12 +42,16 @@ _STRINGS = core_schema.str_schema()
 _NO_SCHEMAS = frozenset({"default", "metadata", "serialization", "expected"})  # the values of these keys are data
 
 
+_ANY_OBJECT = [TypeAdapter(dict[str, Any]).core_schema, TypeAdapter(Any).core_schema]  # any object is one of these
+
+
 class JsonValidator:
     """Validates JSON with the type of an adapter."""
 
     def __init__(self, adapter: TypeAdapter[Any]) -> None:
         self.adapter = adapter
         self._validate_small = adapter.validator.validate_json
+        self._accepts_objects = adapter.core_schema in _ANY_OBJECT
 
     def validate(self, content: bytes) -> Any:
         """Validate with Pydantic's rules for JSON: they accept a string as a date or an enum even in a strict model.
@@ -68,6 +72,13 @@ class JsonValidator:
         finally:
             self._hashes.forget()
             self._texts.forget()
+
+    def accepts(self, content: bytes) -> bool:
+        """Return True if JSON is valid. Return False, or raise any exception, if `validate` finds an error."""
+        if self._accepts_objects and content.startswith(b"{"):
+            return True
+        self.validate(content)
+        return True
 
     def json_schema(self) -> dict[str, Any]:
         """Return the JSON schema of the type. It is empty if the type has none."""

@@ -223,6 +223,17 @@ class ForwardRoute(Route):
 
     is_forwarded: ClassVar[bool] = True
 
+    def accepts(self, path: str, content: bytes) -> bool:  # noqa: ARG002 - any body is forwarded
+        try:
+            self._url(path)
+        except InvalidPath:
+            return False
+        return self.method != hdrs.METH_GET
+
+    def _url(self, path: str) -> URL:
+        """Return the URL for the path of an operation. Raises InvalidPath."""
+        return self.forward.upstream.target(path, rest_begins=len(self.path) - len(REST))
+
     def arguments(
         self,
         path: str,
@@ -234,7 +245,7 @@ class ForwardRoute(Route):
         flaws: list[Flaw] = []
         url: URL | None = None
         try:
-            url = self.forward.upstream.target(path, rest_begins=len(self.path) - len(REST))
+            url = self._url(path)
         except InvalidPath as error:
             flaws.append(Flaw("/path", str(error)))
         if body is not None and self.method == hdrs.METH_GET:

@@ -5,7 +5,7 @@ from typing import Any
 
 from msgspec import Struct
 from pydantic import ValidationError
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 from penstock.documents.finite import TOO_LARGE, pointer_to_not_finite
 from penstock.documents.pointer import pointer
@@ -14,32 +14,37 @@ from penstock.errors import Flaw
 from penstock.files.rejected import is_rejected_file, without_added
 from penstock.reading.flaws import to_flaw, without_most_unknown_members
 from penstock.reading.link_reader import NO_REFERENCES
-from penstock.reading.operation_request import OperationRequest, ReferenceRequest, read_plain_operation
+from penstock.reading.operation_request import OperationRequest, PlainParts, ReferenceRequest, read_plain_operation
+from penstock.reading.raw_operation import RawOperation
 from penstock.route import InvalidOperation, Route, UnknownOperation
+
+_NULL = b"null"
+_NO_BODIES = (b"", _NULL)
 
 # Does the same as `model_validate` at a lower cost.
 _validate_request: Callable[[Any], OperationRequest] = OperationRequest.__pydantic_validator__.validate_python
 
 
 class ReadOperation(Struct, frozen=True):
-    """An operation that is accepted. `body` is its body as JSON, and `value` the same as a value.
+    """An operation that is accepted. `body` is its body as JSON.
 
     Its route is None if there is no handler and no forward for it.
     """
 
     method: str
     path: str
-    value: Any
     body: bytes
     key: str | None
     route: Route | None
     depends_on: Sequence[str] = ()
     group: str | None = None
     references: Mapping[str, ReferenceRequest] = NO_REFERENCES
+    has_links: bool = False
 
     @property
-    def has_links(self) -> bool:
-        return bool(self.depends_on or self.references) or self.group is not None
+    def value(self) -> Any:
+        """Return the body as a JSON value."""
+        return from_json(self.body)
 
 
 class OperationReader:
@@ -53,46 +58,92 @@ class OperationReader:
         self.accepts_unknown = False  # True: there may be no operation with this method and path. Then it will fail
         self.invalid_accepted = 0  # operations that will fail, because they are accepted nevertheless
         self.is_complete = True
+        self._tries_raw = True
+        self._routes: dict[tuple[str, str], Route] = {}
         self._match = match
         self._shows_errors = shows_errors
 
     def read(self, document: Any) -> ReadOperation | list[Flaw]:
-        body = b""
+        """Read an operation: a RawOperation, or a JSON value."""
+        if type(document) is RawOperation:
+            if self._tries_raw and (raw := self._read_raw(document)) is not None:
+                return raw
+            document = document.value
+        read = self._read_value(document)
+        self._tries_raw = isinstance(read, ReadOperation)  # if an operation is invalid, the next one often is, too
+        return read
+
+    def _read_raw(self, operation: RawOperation) -> ReadOperation | list[Flaw] | None:
+        """Read an operation without parsing its body. Return None if it must be parsed, since it may be invalid."""
+        method, path, key = operation.method, operation.path, operation.key
+        if operation.has_links or not (key is None or (key.isascii() and key.isprintable())):
+            return self._read_linked(operation)
+        route = self._routes.get((method, path)) or self._remember(method, path)
+        if route is None:
+            return None
+        body = operation.content
+        if body in _NO_BODIES:
+            return self._check((method, path, None, bool(body), key), route, None)
+        return ReadOperation(method, path, body, key, route) if route.accepts(path, body) else None
+
+    def _read_linked(self, operation: RawOperation) -> ReadOperation | None:
         try:
-            depends_on: Sequence[str] = ()
-            group: str | None = None
-            references: Mapping[str, ReferenceRequest] = NO_REFERENCES
-            if (plain := read_plain_operation(document)) is not None:
-                method, path, value, has_body, key = plain
-            else:
-                request = self._validate(document)
-                method, path, value, key = request.method, request.path, request.body, request.key
-                has_body, depends_on = "body" in request.model_fields_set, request.depends_on
-                group, references = request.group, request.references
-                _check_places(path, references)
-            route = self._find(method, path)
-            if not has_body and route is not None and route.absent_body is not None:
-                value = route.absent_body
-            body = to_json(value)
-            if (place := pointer_to_not_finite(value, body)) is not None:
-                raise InvalidOperation([Flaw("/body" + place, TOO_LARGE)])
-            if route is not None:
-                self._check_arguments(route, path, value, body, has_body=has_body, open_=references)
+            links = _validate_request(operation.without_body)
+            _check_places(links.path, links.references)
+            route = self._match(links.method, links.path)
+        except (ValidationError, InvalidOperation):
+            return None
+        body = operation.content
+        if body in _NO_BODIES or not route.accepts(links.path, body):
+            return None
+        return ReadOperation(links.method, links.path, body, links.key, route, *_fields_of(links))
+
+    def _remember(self, method: str, path: str) -> Route | None:
+        """Return the route of an operation, if it has one. Remember it if its path has no parameters."""
+        try:
+            route = self._match(method, path)
+        except InvalidOperation:
+            return None
+        if route.path == path:
+            self._routes[method, path] = route
+        return route
+
+    def _read_value(self, document: Any) -> ReadOperation | list[Flaw]:
+        links: OperationRequest | None = None
+        try:
+            if (parts := read_plain_operation(document)) is None:
+                links = self._validate(document)
+                parts = _parts_of(links)
+                _check_places(links.path, links.references)
+            route = self._find(*parts[:2])
         except ValidationError as error:
             return [to_flaw(one, document) for one in errors_of(error)]
         except InvalidOperation as error:
+            return list(error.flaws)
+        return self._check(parts, route, links)
+
+    def _check(
+        self, parts: PlainParts, route: Route | None, links: OperationRequest | None
+    ) -> ReadOperation | list[Flaw]:
+        method, path, value, has_body, key = parts
+        if not has_body and route is not None and route.absent_body is not None:
+            value = route.absent_body
+        body = _NULL if value is None else to_json(value)
+        try:
+            if value is not None and (place := pointer_to_not_finite(value, body)) is not None:
+                raise InvalidOperation([Flaw("/body" + place, TOO_LARGE)])
+            if route is not None:
+                open_ = () if links is None else links.references
+                self._check_arguments(route, path, value, body, has_body=has_body, open_=open_)
+        except InvalidOperation as error:
             self.is_complete &= not is_large(body)
             return list(error.flaws)
-        return ReadOperation(method, path, value, body, key, route, depends_on, group, references)
+        return ReadOperation(method, path, body, key, route, *_fields_of(links))
 
     def read_valid(self, document: Any) -> tuple[str, str, bytes, str | None]:
         """Return the method, the path, the body and the key of an operation that was read before, and was valid."""
-        if (plain := read_plain_operation(document)) is not None:
-            method, path, value, has_body, key = plain
-        else:
-            request = self._validate(document)
-            method, path, value, key = request.method, request.path, request.body, request.key
-            has_body = "body" in request.model_fields_set
+        parts = read_plain_operation(document) or _parts_of(self._validate(document))
+        method, path, value, has_body, key = parts
         if not has_body and (route := self._find(method, path)) is not None:
             value = route.absent_body
         return method, path, to_json(value), key
@@ -130,6 +181,18 @@ class OperationReader:
         cut = without_most_unknown_members(document, OperationRequest)
         self.is_complete &= cut is document
         return _validate_request(cut)
+
+
+def _parts_of(request: OperationRequest) -> PlainParts:
+    return request.method, request.path, request.body, "body" in request.model_fields_set, request.key
+
+
+def _fields_of(links: OperationRequest | None) -> tuple[Any, ...]:
+    """Return the fields of a ReadOperation that say what it needs of others."""
+    if links is None:
+        return ()
+    has_links = bool(links.depends_on or links.references) or links.group is not None
+    return links.depends_on, links.group, links.references, has_links
 
 
 def _check_places(path: str, references: Mapping[str, ReferenceRequest]) -> None:

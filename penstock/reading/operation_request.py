@@ -52,13 +52,16 @@ class OperationRequest(BaseModel):
     references: Annotated[dict[ReferenceName, ReferenceRequest], Field(max_length=MOST_REFERENCES)] = {}
 
 
+PlainParts = tuple[str, str, Any, bool, str | None]
+"""The method, the path, the body, whether there is a body, and the key."""
+
 _PLAIN_MEMBERS = frozenset({"id", "method", "path", "body", "key"})
 
 
-def read_plain_operation(document: Any) -> tuple[str, str, Any, bool, str | None] | None:
-    """Return the method, the path, the body, whether there is a body, and the key.
+def read_plain_operation(document: Any) -> PlainParts | None:
+    """Return the parts of an operation, or None if Pydantic must read it.
 
-    Return None if Pydantic must read the operation. Nearly all operations need no Pydantic, which takes three times as
+    Nearly all operations need no Pydantic, which takes three times as
     long. An invalid one always does, and so does one that depends on another.
     """
     if type(document) is not dict or not _PLAIN_MEMBERS.issuperset(document):

@@ -33,6 +33,7 @@ from penstock.reading.flaws import MOST_FLAWS, MOST_FOUND, Flaws
 from penstock.reading.link_reader import LinkReader
 from penstock.reading.operation_reader import OperationReader, ReadOperation
 from penstock.reading.operation_request import LONGEST_ID, LONGEST_KEY
+from penstock.reading.raw_operation import RawOperation
 from penstock.references import MOST_VALUE_BYTES
 from penstock.route import Route
 from penstock.service.handler_times import HandlerTimes
@@ -147,7 +148,7 @@ class Draft:
         index = self.total
         if read.key is not None:
             self._note_key(index, read.key)
-        operation_id = self._count(document.get("id"), line)
+        operation_id = self._count(document.id if type(document) is RawOperation else document.get("id"), line)
         links = self._read_links(index, read) if read.has_links else None
         route = read.route
         if self.first_forwarded is None and route is not None and route.is_forwarded:
@@ -167,6 +168,8 @@ class Draft:
 
     def _add_invalid(self, document: Any, line: int | None, flaws: Iterable[Flaw]) -> None:
         """Add the errors of the next operation. Its id, its key and its group must be unique nevertheless."""
+        if type(document) is RawOperation:
+            document = document.without_body
         index = self.total
         operation_id, key, group = map(document.get, ("id", "key", "group")) if type(document) is dict else (None,) * 3
         if _is_name(key, LONGEST_KEY):

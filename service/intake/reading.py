@@ -23,6 +23,7 @@ from penstock.reading.forms import NO_LINKS
 from penstock.reading.json_line import parse_line
 from penstock.reading.line_source import LineLimits, LineSource, limits_of_lines
 from penstock.reading.lines import Lines
+from penstock.reading.raw_operation import RawDocuments, read_raw_line
 from penstock.running.collector import LARGE_BYTES, spare_json
 from penstock.service.content import (
     JSON,
@@ -32,6 +33,7 @@ from penstock.service.content import (
     parse_json,
     read_content,
     within,
+    without_mark,
 )
 from penstock.service.intake.draft import Draft
 from penstock.service.intake.uploaded import UploadBody, open_upload, without_upload
@@ -50,6 +52,7 @@ MOST_RATIO = 100
 BYTES_OF_AN_OPERATION = 10_000
 
 _OPTIONS = frozenset(field.alias or name for name, field in BatchOptions.model_fields.items())
+_raw_documents = RawDocuments(_OPTIONS)
 _NUMBERS = frozenset({"deadlineSeconds", "maxFailures", "maxFailedPercent"})
 L = TypeVar("L")
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")  # Pydantic would also accept 1_0 and " 1"
@@ -72,7 +75,7 @@ async def read_batch(request: web.Request, draft: Draft) -> Read:
             return await _read_stream(request, draft)
     for name in dict.fromkeys(request.query):
         draft.flaws.add(ENVELOPE, Flaw(pointer(name), _not_in_the_query(name)))
-    document = await read_document(request)
+    document = await read_document(request, _parse_batch)
     settings = request.app[SETTINGS]
     envelope = _read_envelope(document.value, settings, draft.flaws)
     await _take_turns(request, document.size)
@@ -92,13 +95,20 @@ class Document:
     fingerprint: str
 
 
-async def read_document(request: web.Request) -> Document:
+async def read_document(request: web.Request, parse: Callable[[bytearray], Any] = parse_json) -> Document:
     """Read the body of a request as JSON. Raises MalformedRequest, or LimitPassed."""
     content = await read_content(request, request.app[SETTINGS].max_body_bytes)
     size = len(content)
     fingerprint = hashlib.sha256(content).hexdigest()
     await _take_turns(request, size)
-    return Document(parse_json(content), size, fingerprint)
+    return Document(parse(content), size, fingerprint)
+
+
+def _parse_batch(content: bytearray) -> Any:
+    """Return the value of a JSON document. Unless it is unusual, its operations are raw."""
+    with spare_json():
+        document = _raw_documents.read(without_mark(content))
+    return parse_json(content) if document is None else document
 
 
 async def add_operations(request: web.Request, draft: Draft, operations: list[Any], size: int) -> None:
@@ -234,7 +244,7 @@ def _add_line(draft: Draft, number: int, line: bytes, settings: Settings) -> Non
 
 def _add_document(draft: Draft, number: int, line: bytes, settings: Settings) -> None:
     try:
-        document = parse_line(line, settings.most_elements)
+        document = read_raw_line(line, settings.most_elements) or parse_line(line, settings.most_elements)
     except ValueError as error:
         draft.add_unreadable(str(error), number)
     else:

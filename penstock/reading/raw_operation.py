@@ -1,0 +1,174 @@
+"""Reads operations whose bodies stay JSON, so that no Python values are built from them. Pure.
+
+A body was parsed, encoded again for its message, and parsed once more by the validator of its handler. That was most of
+the time to read a batch. So msgspec reads the members of each operation, and its body is cut out of what was sent.
+
+This makes no difference for anybody but the clock: msgspec checks the whole text as the parser of Pydantic does. The
+two differ in texts that are not UTF-8, in numbers that are too large for a float, and in very many levels. Such a
+document, and whatever else is unusual, is parsed into values, and so is an operation that may be invalid.
+"""
+
+from codecs import getincrementaldecoder
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType, defstruct, field
+from pydantic_core import from_json, to_json
+
+from penstock.documents.finite import may_be_infinite
+from penstock.documents.nesting import MOST_LEVELS, is_shallow
+from penstock.reading.elements import check_elements
+from penstock.reading.operation_request import LONGEST_ID, LONGEST_KEY, LONGEST_PATH
+
+_SLICE_BYTES = 65_536  # are decoded at once: a text may need four times as much memory as its UTF-8
+_LONG_BODY_BYTES = 2_000  # in a longer one, all spaces are looked for
+_BACKSLASH = 0x5C
+_ABSENT = Raw()
+
+_Text = Annotated[str, Meta(min_length=1, max_length=LONGEST_ID)]
+_encode = msgspec.json.Encoder().encode
+
+
+class RawOperation(Struct, forbid_unknown_fields=True, gc=False):
+    """An operation whose body is JSON without spaces between its parts. It has few levels, and its numbers are finite.
+
+    The types here are those of an OperationRequest, or less strict. `value` is the operation as if it had been parsed.
+    """
+
+    method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
+    path: Annotated[str, Meta(max_length=LONGEST_PATH)]
+    id: _Text | None = None
+    body: Raw = _ABSENT
+    key: Annotated[str, Meta(min_length=1, max_length=LONGEST_KEY)] | None = None
+    depends_on: list[str] | UnsetType = field(default=UNSET, name="dependsOn")
+    group: str | None = None
+    references: dict[str, dict[str, str | list[str]]] | UnsetType = UNSET
+
+    @property
+    def has_links(self) -> bool:
+        """Return True if the operation may depend on others."""
+        return self.depends_on is not UNSET or self.group is not None or self.references is not UNSET
+
+    @property
+    def content(self) -> bytes:
+        """Return the body as JSON, or nothing if there is no body. Only what must be escaped is escaped in it."""
+        content = _encode(self.body)
+        return to_json(from_json(content)) if _BACKSLASH in content else content
+
+    @property
+    def value(self) -> dict[str, Any]:
+        """Return the operation as a JSON value."""
+        value = self.without_body
+        if len(self.body):
+            value["body"] = from_json(_encode(self.body))
+        return value
+
+    @property
+    def without_body(self) -> dict[str, Any]:
+        value: dict[str, Any] = {"method": self.method, "path": self.path}
+        if self.id is not None:
+            value["id"] = self.id
+        if self.key is not None:
+            value["key"] = self.key
+        if self.group is not None:
+            value["group"] = self.group
+        if self.depends_on is not UNSET:
+            value["dependsOn"] = self.depends_on
+        if self.references is not UNSET:
+            value["references"] = self.references
+        return value
+
+
+_operation_decoder = msgspec.json.Decoder(RawOperation)
+
+
+class RawDocuments:
+    """Reads JSON documents whose member `operations` is a list of operations. They may have `options`, too."""
+
+    def __init__(self, options: Iterable[str]) -> None:
+        self._options = tuple(options)
+        self._decode = self._decoder(RawOperation).decode
+        self._decode_each = self._decoder(Raw).decode
+
+    def _decoder(self, operation: Any) -> msgspec.json.Decoder[Any]:
+        options = [(name, Raw, _ABSENT) for name in self._options]
+        document = defstruct("_Document", [("operations", list[operation]), *options], forbid_unknown_fields=True)
+        return msgspec.json.Decoder(document)
+
+    def read(self, content: bytes | bytearray) -> dict[str, Any] | None:
+        """Return the value of a document with raw operations in it, or None if the document must be parsed.
+
+        An operation that is no RawOperation has been parsed.
+        """
+        try:
+            compact = msgspec.json.format(content, indent=-1)
+            if not _is_utf_8(compact) or may_be_infinite(compact):
+                return None
+            try:
+                document = self._decode(compact)
+            except msgspec.ValidationError:
+                document = self._decode_each(compact)
+                document.operations = [*map(_read_one, document.operations)]
+            else:
+                _check_levels(document.operations)
+            given = {name: raw for name in self._options if len(raw := getattr(document, name))}
+            options = {name: from_json(_encode(raw), allow_inf_nan=False) for name, raw in given.items()}
+        except (msgspec.DecodeError, ValueError, RecursionError):
+            return None
+        return {**options, "operations": document.operations}
+
+
+def _read_one(content: Raw) -> Any:
+    """Return one of the operations of a document. Raises ValueError if the document must be parsed."""
+    if not _is_shallow(content):
+        raise ValueError("it may have too many levels")
+    try:
+        return _operation_decoder.decode(content)
+    except msgspec.ValidationError:
+        return from_json(_encode(content), allow_inf_nan=False)
+
+
+def _check_levels(operations: Iterable[RawOperation]) -> None:
+    """Raise ValueError if the body of an operation may have too many levels."""
+    long = [operation.body for operation in operations if len(operation.body) > MOST_LEVELS]
+    if not all(map(_is_shallow, long)):
+        raise ValueError("a body may have too many levels")
+
+
+def read_raw_line(line: bytes, most_elements: int) -> RawOperation | None:
+    """Return the operation in a line, or None if the line must be parsed. Raises LimitPassed as `parse_line` does."""
+    check_elements(line, most_elements)
+    if not _is_utf_8(line) or may_be_infinite(line):
+        return None
+    try:
+        operation = _operation_decoder.decode(line)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return None
+    if not _is_shallow(operation.body):
+        return None
+    if _may_have_spaces(operation.body):
+        operation.body = Raw(msgspec.json.format(operation.body, indent=-1))
+    return operation
+
+
+def _is_shallow(content: Raw) -> bool:
+    return len(content) <= MOST_LEVELS or is_shallow(_encode(content))
+
+
+def _is_utf_8(content: bytes | bytearray) -> bool:
+    if content.isascii():
+        return True
+    decoder = getincrementaldecoder("utf-8")()
+    try:
+        for start in range(0, len(content), _SLICE_BYTES):
+            decoder.decode(content[start : start + _SLICE_BYTES])
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _may_have_spaces(body: Raw) -> bool:
+    """Return True if there may be spaces between the parts of a body. A short one may keep some, which cost little."""
+    return len(body) > _LONG_BODY_BYTES or _encode(body).find(b'": ') >= 0
