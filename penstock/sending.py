@@ -5,6 +5,7 @@ Sending again sends the same chunk ids, so every call may be repeated: the first
 
 from collections.abc import Generator, Iterable, Sequence
 from itertools import islice
+from math import ceil
 
 from penstock.api_key import DEFAULT_TENANT
 from penstock.backend import Backend
@@ -17,6 +18,10 @@ from penstock.queue import LONGEST_DELAY_SECONDS, MESSAGES_IN_CALL, Delivery, Me
 from penstock.runs import in_runs
 from penstock.settings import Settings
 from penstock.store import IDS_IN_CALL
+
+ID_CHARACTERS_IN_CALL = (
+    400_000  # about what fits into one item. It bounds the memory of the calls that are made at once
+)
 
 
 class ChunkSender:
@@ -83,12 +88,16 @@ def tenant_on_queue(batch: Batch, settings: Settings) -> str | None:
 
 
 def neighbouring_ids(ids: Iterable[str], group_totals: Sequence[int]) -> Generator[tuple[int, list[str]]]:
-    """Yield neighbouring ids of the same group, as many as fit into one call, with the index of the first."""
+    """Yield neighbouring ids of the same group, as many as one call should write, with the index of the first."""
     left = iter(ids)
     first_index = 0
     for total in group_totals:
         for start in range(0, total, IDS_IN_CALL):
-            yield first_index + start, list(islice(left, min(IDS_IN_CALL, total - start)))
+            piece = list(islice(left, min(IDS_IN_CALL, total - start)))
+            calls = max(1, ceil(sum(map(len, piece)) / ID_CHARACTERS_IN_CALL))
+            step = max(1, ceil(len(piece) / calls))
+            for place in range(0, len(piece), step):
+                yield first_index + start + place, piece[place : place + step]
         first_index += total
 
 

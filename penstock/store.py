@@ -381,5 +381,5 @@ class Store(
         """Make a cheap call to see if the table answers. Raises Unavailable or Misconfigured if it does not."""
 
 
-IDS_IN_CALL = 2_500  # ids have at most 128 characters, so that in most alphabets this number fits into one item
+IDS_IN_CALL = 10_000  # this number of usual ids, such as UUIDs, fits into one item of the table
 HANDLER_DAYS = 30  # a handler that has no newer time counts as not measured

@@ -1258,7 +1258,7 @@ async def test_as_many_ids_as_go_into_a_call_fit_whatever_they_are(store: Store,
     """These are the longest ids that a client may give, random and in any script."""
     draw = random.Random(1)
     batch = make_batch((IDS_IN_CALL,))
-    ids = ["".join(chr(draw.randrange(*characters)) for _ in range(128)) for _ in range(IDS_IN_CALL)]
+    ids = ["".join(map(chr, draw.choices(range(*characters), k=128))) for _ in range(IDS_IN_CALL)]
     await store.write_ids(batch, 0, ids)
     assert await store.read_ids(batch.id, 0) == ids
 

@@ -1,5 +1,6 @@
 """What follows from a record becomes messages: on which queue, how long they are held back, and for which tenant."""
 
+from math import ceil
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ from penstock.message import decode_chunk
 from penstock.outcome import ChunkRecord, TryAgain, Verdict, failed, record_attempt
 from penstock.priority import Priority
 from penstock.queue import Delivery, TraceContext
-from penstock.sending import ChunkSender, tenant_on_queue
+from penstock.sending import ID_CHARACTERS_IN_CALL, ChunkSender, neighbouring_ids, tenant_on_queue
+from penstock.store import IDS_IN_CALL
 from penstock.testing import FakeClock, MemoryParts, memory_parts
 from tests.support.builders import NOW, build_batch, build_chunk, build_operations, build_settings
 
@@ -99,3 +101,15 @@ def test_messages_name_the_tenant_only_if_there_can_be_several(
     settings: dict[str, str], tenant: str, named: str | None
 ) -> None:
     assert tenant_on_queue(batch(tenant=tenant), build_settings(**settings)) == named
+
+
+@pytest.mark.parametrize("length", [1, 36, 128])
+def test_ids_go_in_few_calls_and_long_ones_in_more(length: int) -> None:
+    totals = (2 * IDS_IN_CALL + 1, 1, IDS_IN_CALL)
+    ids = [f"{index:0{length}}" for index in range(sum(totals))]
+    calls = list(neighbouring_ids(ids, totals))
+    assert [one for _, piece in calls for one in piece] == ids
+    assert all(ids[first] == piece[0] for first, piece in calls)
+    assert {totals[0], totals[0] + 1} <= {first for first, _ in calls}  # a call has ids of one group
+    assert all(len(piece) <= IDS_IN_CALL and sum(map(len, piece)) <= ID_CHARACTERS_IN_CALL for _, piece in calls)
+    assert len(calls) <= 5 * ceil(length / 36)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from penstock import Operations
+from penstock import Operations, sending
 from penstock.abandoning import was_accepted
 from penstock.batch import BatchState
 from penstock.chunk import Chunk
@@ -18,7 +18,6 @@ from penstock.queue import Message, SentAhead
 from penstock.service.intake import acceptance
 from penstock.service.intake.submit import BATCH_IDS
 from penstock.service.table_outage import WRITE_FIRST_SECONDS
-from penstock.store import IDS_IN_CALL
 from penstock.testing import FakeClock, MemoryParts, memory_parts
 from penstock.testing.http import Answer
 from tests.support.builders import BATCH_ID, NOW
@@ -276,12 +275,13 @@ async def test_batches_are_sent_ahead_after_another_failure(
     logs.clear()
 
 
-async def test_all_ids_are_written_before_a_batch_that_is_sent_ahead(serve: Serve) -> None:
+async def test_all_ids_are_written_before_a_batch_that_is_sent_ahead(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sending, "IDS_IN_CALL", 10)
     calls: list[tuple[str, Moment]] = []
-    service = await serve(
-        operations, sync_max_operations=0, max_operations=5_000, watch=lambda *call: calls.append(call)
-    )
-    asked = [{**one, "id": f"no. {index}"} for index, one in enumerate(many(IDS_IN_CALL + 1))]
+    service = await serve(operations, sync_max_operations=0, watch=lambda *call: calls.append(call))
+    asked = [{**one, "id": f"no. {index}"} for index, one in enumerate(many(11))]
     assert (await service.post(asked)).status == 202
     assert calls.count(("store.write_ids", "after")) == 2
     assert calls[-2:] == [("store.accept_new", "before"), ("store.accept_new", "after")]
