@@ -240,11 +240,11 @@ class Family:
     async def _texts_of(self, number: int, positions: Sequence[int]) -> Sequence[bytes]:
         """Return the lines of outcomes in one record."""
         columns = await self._columns(number)
-        text = outcome_lines(columns, positions)
+        texts = outcome_lines(columns, positions)
         if columns.stored.keys().isdisjoint(positions):
-            return [text]
+            return texts
         large = {row: position for row, position in enumerate(positions) if position in columns.stored}
-        lines = text.split(b"\n")
+        lines = list(lines_in(texts))
         for row, line in zip(large, await self._source.large_lines(columns, list(large.values())), strict=True):
             lines[row] = line
         return lines
