@@ -9,7 +9,8 @@ document, and whatever else is unusual, is parsed into values, and so is an oper
 """
 
 from codecs import getincrementaldecoder
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -19,10 +20,12 @@ from pydantic_core import from_json, to_json
 from penstock.documents.finite import may_be_infinite
 from penstock.documents.nesting import MOST_LEVELS, is_shallow
 from penstock.reading.elements import check_elements
+from penstock.reading.lines import Lines
 from penstock.reading.operation_request import LONGEST_ID, LONGEST_KEY, LONGEST_PATH
 
 _SLICE_BYTES = 65_536  # are decoded at once: a text may need four times as much memory as its UTF-8
 _LONG_BODY_BYTES = 2_000  # in a longer one, all spaces are looked for
+_FIRST_BYTES = 64  # of a shorter one tell how the rest was written
 _BACKSLASH = 0x5C
 _ABSENT = Raw()
 
@@ -103,7 +106,7 @@ class RawDocuments:
         """
         try:
             compact = msgspec.json.format(content, indent=-1)
-            if not _is_utf_8(compact) or may_be_infinite(compact):
+            if not _is_usual(compact):
                 return None
             try:
                 document = self._decode(compact)
@@ -136,20 +139,50 @@ def _check_levels(operations: Iterable[RawOperation]) -> None:
         raise ValueError("a body may have too many levels")
 
 
-def read_raw_line(line: bytes, most_elements: int) -> RawOperation | None:
-    """Return the operation in a line, or None if the line must be parsed. Raises LimitPassed as `parse_line` does."""
+class RawLines:
+    """Splits a stream into lines, each with True if it is known to be UTF-8 and to have finite numbers."""
+
+    def __init__(self, lines: Lines) -> None:
+        self._lines = lines
+
+    def feed(self, piece: bytes) -> Iterator[tuple[int, tuple[bytes, bool]]]:
+        whole_lines = piece[piece.find(b"\n") + 1 : piece.rfind(b"\n") + 1]
+        is_usual = _is_usual(whole_lines)  # to look at them together takes much less time
+        lines = self._lines.feed(piece)
+        yield from ((number, (line, False)) for number, line in islice(lines, 1))  # it may have begun earlier
+        for number, line in lines:
+            yield number, (line, is_usual)
+
+    def end(self) -> Iterator[tuple[int, tuple[bytes, bool]]]:
+        return ((number, (line, False)) for number, line in self._lines.end())
+
+    @property
+    def why_empty(self) -> str:
+        return self._lines.why_empty
+
+
+def read_raw_line(line: bytes, most_elements: int, *, is_usual: bool = False) -> RawOperation | None:
+    """Return the operation in a line, or None if the line must be parsed. Raises LimitPassed as `parse_line` does.
+
+    `is_usual` tells that the line is UTF-8, and that its numbers are finite.
+    """
     check_elements(line, most_elements)
-    if not _is_utf_8(line) or may_be_infinite(line):
+    if not (is_usual or _is_usual(line)):
         return None
     try:
         operation = _operation_decoder.decode(line)
     except (msgspec.DecodeError, ValueError, RecursionError):
         return None
-    if not _is_shallow(operation.body):
+    body = operation.body
+    if not _is_shallow(body):
         return None
-    if _may_have_spaces(operation.body):
-        operation.body = Raw(msgspec.json.format(operation.body, indent=-1))
+    if _may_have_spaces(body):
+        operation.body = Raw(msgspec.json.format(body, indent=-1))
     return operation
+
+
+def _is_usual(content: bytes | bytearray) -> bool:
+    return _is_utf_8(content) and not may_be_infinite(content)
 
 
 def _is_shallow(content: Raw) -> bool:
@@ -171,4 +204,4 @@ def _is_utf_8(content: bytes | bytearray) -> bool:
 
 def _may_have_spaces(body: Raw) -> bool:
     """Return True if there may be spaces between the parts of a body. A short one may keep some, which cost little."""
-    return len(body) > _LONG_BODY_BYTES or _encode(body).find(b'": ') >= 0
+    return len(body) > _LONG_BODY_BYTES or _encode(body).find(b'": ', 0, _FIRST_BYTES) >= 0

@@ -23,7 +23,7 @@ from penstock.reading.forms import NO_LINKS
 from penstock.reading.json_line import parse_line
 from penstock.reading.line_source import LineLimits, LineSource, limits_of_lines
 from penstock.reading.lines import Lines
-from penstock.reading.raw_operation import RawDocuments, read_raw_line
+from penstock.reading.raw_operation import RawDocuments, RawLines, read_raw_line
 from penstock.running.collector import LARGE_BYTES, spare_json
 from penstock.service.content import (
     JSON,
@@ -138,14 +138,17 @@ async def _take_turns(request: web.Request, size: int) -> None:
 
 async def _read_stream(request: web.Request, draft: Draft) -> Read:
     options = read_options(without_upload(request.query), draft.flaws)
-    return await read_lines(request, draft, options, Lines(**limits_of(request.app[SETTINGS])), add=_add_line)
+    return await read_lines(request, draft, options, _lines_of(request), add=_add_line)
 
 
 async def read_stored(request: web.Request, draft: Draft, options: BatchOptions, file: UploadBody, kind: str) -> Read:
     """Read the operations of a file that this program has stored. `kind` is as for `read_lines`."""
-    lines = Lines(**limits_of(request.app[SETTINGS]))
     async with within(STREAM_SECONDS):
-        return await read_lines(request, draft, options, lines, kind, add=_add_line, file=file)
+        return await read_lines(request, draft, options, _lines_of(request), kind, add=_add_line, file=file)
+
+
+def _lines_of(request: web.Request) -> RawLines:
+    return RawLines(Lines(**limits_of(request.app[SETTINGS])))
 
 
 def limits_of(settings: Settings) -> LineLimits:
@@ -224,7 +227,9 @@ def _check_total(draft: Draft, settings: Settings) -> None:
         raise LimitPassed(f"The batch has more than {most:,} operations.", limit={"maxOperations": most})
 
 
-def _add_line(draft: Draft, number: int, line: bytes, settings: Settings) -> None:
+def _add_line(draft: Draft, number: int, checked_line: tuple[bytes, bool], settings: Settings) -> None:
+    """Add the operation of a line. With the line comes what `RawLines` knows about it."""
+    line, is_usual = checked_line
     _check_total(draft, settings)
     if line.startswith(BOM_UTF8):
         line = line.removeprefix(BOM_UTF8)
@@ -235,16 +240,18 @@ def _add_line(draft: Draft, number: int, line: bytes, settings: Settings) -> Non
     known = draft.flaws.count
     if len(line) > LARGE_BYTES:
         with spare_json():
-            _add_document(draft, number, line, settings)
+            _add_document(draft, number, line, settings, is_usual=is_usual)
     else:
-        _add_document(draft, number, line, settings)
+        _add_document(draft, number, line, settings, is_usual=is_usual)
     if draft.flaws.count > known:
         draft.note_invalid(len(line))
 
 
-def _add_document(draft: Draft, number: int, line: bytes, settings: Settings) -> None:
+def _add_document(draft: Draft, number: int, line: bytes, settings: Settings, *, is_usual: bool) -> None:
+    most = settings.most_elements
+    is_valid = draft.flaws.count == 0  # once it is not, operations are only read for their errors
     try:
-        document = read_raw_line(line, settings.most_elements) or parse_line(line, settings.most_elements)
+        document = (is_valid and read_raw_line(line, most, is_usual=is_usual)) or parse_line(line, most)
     except ValueError as error:
         draft.add_unreadable(str(error), number)
     else:

@@ -435,6 +435,13 @@ def test_spaces_between_the_parts_of_a_body_are_not_sent(content_type: str, colo
     assert read.content == to_json({"note": " a: , b ", "list": [1, {}, "x" * 3_000]})
 
 
+def test_escapes_that_are_not_needed_are_not_sent() -> None:
+    text = operation("/object", '{"note": "\\u00e4\\/\\ud83d\\ude00\\u0000"}')
+    for read in (read_raw_line(text.encode(), 10**6), *raw_of(text)):
+        assert isinstance(read, RawOperation)
+        assert read.content == '{"note":"ä/😀\\u0000"}'.encode()
+
+
 def test_consumers_of_any_version_find_each_name_once() -> None:
     """A body with a name that is there twice is sent as it is. Whoever reads it takes the last one, as before."""
     [read] = raw_of(operation("/object", '{"a":1,"b":{"c":1,"c":[2]},"a":{"d":4,"d":5}}'))
