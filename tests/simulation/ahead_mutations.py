@@ -8,7 +8,9 @@ from penstock.aws.store import DynamoDbStore
 from penstock.batch import Batch, Counts
 from penstock.consumer.batches import Batches, NotAdmitted
 from penstock.queue import SentAhead
+from penstock.service import idempotency
 from penstock.service.intake.acceptance import Acceptance
+from penstock.store import KeyClaim, Store
 from tests.simulation.rewriting import drop_condition, rewrite
 
 Patching = pytest.MonkeyPatch
@@ -51,3 +53,21 @@ def set_chunks_aside_that_come_before_their_batch(patching: Patching) -> None:
         return await admit(self, batch_id)
 
     patching.setattr(Batches, "admit", mutant)
+
+
+def write_a_stand_in_over_the_batch(patching: Patching) -> None:
+    def change(request: dict[str, Any]) -> None:
+        if request["Item"]["total"] == {"N": "0"}:
+            drop_condition(request)
+
+    rewrite(patching, "create_batch", change)
+
+
+def take_a_key_over_without_a_stand_in(patching: Patching) -> None:
+    was_accepted = idempotency._was_accepted
+
+    async def mutant(store: Store, existing: KeyClaim, now: float) -> bool:
+        is_written = await store.read_batch(existing.batch_id) is not None
+        return is_written and await was_accepted(store, existing, now)
+
+    patching.setattr(idempotency, "_was_accepted", mutant)

@@ -565,7 +565,8 @@ MUTATIONS = {
         ("kills", 82, accept_before_the_chunks_are_sent),
         ("kills", 2, ahead.write_before_the_chunks_are_sent),
         ("late", 148, ahead.accept_in_place_of_what_is_abandoned),
-        ("clocks", 55, ahead.drop_chunks_without_a_stand_in),
+        ("clocks", 167, ahead.drop_chunks_without_a_stand_in),
+        ("late", 452, ahead.write_a_stand_in_over_the_batch),
         ("results in the bucket", 3, large_results.name_files_by_operation),
         ("long results", 0, drop_the_rest_of_a_chunk_that_is_cut),
         ("long results", 0, reserve_memory_for_ever),
@@ -667,6 +668,7 @@ MUTATIONS_AT_CALLS = {
             "dead letters wait while poison runs", 0, Hit.FAIL_BEFORE, follow_ups.acknowledge_while_letters_wait
         ),
         MutationAtCall("all well", 4, Hit.FAIL_BEFORE, ahead.set_chunks_aside_that_come_before_their_batch),
+        MutationAtCall("same key for later", 8, Hit.CRASH_LONG_BEFORE, ahead.take_a_key_over_without_a_stand_in),
         MutationAtCall("all well", 0, Hit.FAIL_BEFORE, lists.list_a_batch_once_it_is_accepted),
         MutationAtCall("all well", 4, Hit.FAIL_AFTER, lists.list_what_was_not_accepted),
         MutationAtCall("failures redriven", 0, Hit.FAIL_BEFORE, keep_the_state_after_a_redrive),

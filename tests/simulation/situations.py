@@ -26,6 +26,7 @@ from tests.support.builders import read_settings_once
 
 SEED = 1
 ON_THE_WAY_SECONDS = 0.005
+LONG_ON_THE_WAY_SECONDS = 35.0
 PAUSE_SECONDS = 120.0  # that the upstream asks for
 SETTLE_SECONDS = 3600.0  # the longest wait of a situation takes 1,000 seconds
 
@@ -37,9 +38,11 @@ class Hit(Enum):
     CRASH_AFTER = auto()
     FAIL_BEFORE = auto()
     FAIL_AFTER = auto()
+    CRASH_LONG_BEFORE = auto()  # the call is on its way for so long that others have taken over
 
 
-CRASHES = {Hit.CRASH_BEFORE, Hit.CRASH_AFTER}
+CRASHES = [Hit.CRASH_BEFORE, Hit.CRASH_AFTER]
+FAILURES = [Hit.FAIL_BEFORE, Hit.FAIL_AFTER]
 
 
 @dataclass
@@ -56,6 +59,9 @@ class HitCalls:
             return Fate(ON_THE_WAY_SECONDS, ON_THE_WAY_SECONDS)
         number = len(self.calls)
         self.calls.append(f"{process.name} {action}")
+        if self.hits.get(number) is Hit.CRASH_LONG_BEFORE:
+            process.kill()
+            return Fate(LONG_ON_THE_WAY_SECONDS, ON_THE_WAY_SECONDS, lands_anyway=True, number=number)
         fault = {Hit.FAIL_BEFORE: Fault.REQUEST_LOST, Hit.FAIL_AFTER: Fault.ANSWER_LOST}.get(
             self.hits.get(number, Hit.CRASH_BEFORE), Fault.NONE
         )
@@ -121,7 +127,7 @@ def play(situation: Situation, hits: dict[int, Hit] | None = None) -> Played:
     world.promises.quotas.quota = settings.tenant_quota
     world.promises.quotas.accept_seconds = settings.accept_seconds
     world.promises.open.most = settings.tenant_max_open
-    world.promises.is_poison_alone = not CRASHES & set(fates.hits.values())
+    world.promises.is_poison_alone = not {*CRASHES, Hit.CRASH_LONG_BEFORE} & set(fates.hits.values())
     world.promises.has_parents = situation.has_parents
     world.truth.is_transactional = situation.is_transactional
     submission = Submission("s0", list(situation.toys), **situation.asked)
@@ -547,6 +553,7 @@ SITUATIONS = {
         toys("/succeed", "/reject"), submit_until_answered, Event.BATCH_ANSWERED, settings=AT_ONCE, asked=WITH_KEY
     ),
     "same key until it is answered": Situation(toys("/succeed", "/succeed"), submit_until_answered, asked=WITH_KEY),
+    "same key for later": Situation(toys("/succeed"), submit_until_answered, asked={**WITH_KEY, "not_before": 45.0}),
     "same key, and handed over": Situation(
         toys("/succeed") + toys("/succeed", seconds=3),
         submit_until_answered,

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from penstock.priority import Priority
-from tests.simulation.situations import CRASHES, SITUATIONS, Hit, Situation, play
+from tests.simulation.situations import CRASHES, FAILURES, SITUATIONS, Hit, Situation, play
 from tests.simulation.world import PromiseBroken
 from tests.support.full import full
 
@@ -25,15 +25,31 @@ FEW_TIMES = 3  # a step that is taken more often than this is hit every second t
 # `make test` has a batch that runs, one whose consumer dies, and one without a consumer. A full run has all of them.
 HIT = [name for name, situation in SITUATIONS.items() if not situation.kills_by_itself]
 FEW = ["all well", "its consumer dies", "answered at once"]
+LATE = [
+    "all well",
+    "some fail",
+    "answered at once",
+    "handed over",
+    "same key until it is answered",
+    "same key for later",
+]
 
 
-@pytest.mark.parametrize("hit", Hit, ids=lambda hit: hit.name.lower())
+@pytest.mark.parametrize("hit", [*CRASHES, *FAILURES], ids=lambda hit: hit.name.lower())
 @pytest.mark.parametrize("name", [*FEW, *full(name for name in HIT if name not in FEW)])
 def test_promises_hold_whichever_call_is_hit(name: str, hit: Hit) -> None:
     situation = SITUATIONS[name]
     undisturbed = play(situation)
     assert undisturbed.seen[situation.shows], f"{name} did not come about"
     broken = [words for number in points_of(undisturbed.calls) if (words := _broken(situation, {number: hit}))]
+    assert not broken, "\n\n".join(broken)
+
+
+@pytest.mark.parametrize("name", [*full(LATE[:-1]), LATE[-1]])
+def test_promises_hold_when_a_call_takes_effect_long_after_its_process_died(name: str) -> None:
+    situation = SITUATIONS[name]
+    points = points_of(play(situation).calls)
+    broken = [words for number in points if (words := _broken(situation, {number: Hit.CRASH_LONG_BEFORE}))]
     assert not broken, "\n\n".join(broken)
 
 
