@@ -255,12 +255,8 @@ class Draft:
         self._handler_seconds += sum(seconds)
         self.plan.expect(self._handler_seconds / share if share else math.inf)
         self._add_giants(first, self._sizes[:count])
-        if self._giants.count:
-            pass  # the batch will be rejected
-        elif runs is None:
-            self.plan.add(self._encoded[:count], self._sizes[:count], seconds)
-        else:
-            self._plan_runs(first, runs, seconds)
+        if not self._giants.count:  # otherwise the batch will be rejected
+            self._add_to_plan(first, runs, seconds)
         if self.counts_handlers:
             self._planned_by_handler.update(self._handlers[:count])
         self._forget_added(count)
@@ -270,8 +266,12 @@ class Draft:
     def _forget_added(self, count: int) -> None:
         del self._encoded[:count], self._sizes[:count], self._handlers[:count]
 
-    def _plan_runs(self, first: int, runs: Sequence[range], seconds: Sequence[float]) -> None:
-        """Plan operations of which some are linked. `runs` are those that stay together; `first` was added first."""
+    def _add_to_plan(self, first: int, runs: Sequence[range] | None, seconds: Sequence[float]) -> None:
+        """Plan encoded operations, of which `first` is the index of the first. `runs` are those that stay together."""
+        if runs is None:
+            count = len(seconds)
+            self.plan.add(self._encoded[:count], self._sizes[:count], seconds)
+            return
         for run in runs:
             here = slice(run.start - first, run.stop - first)
             self.plan.add_together(self._encoded[here], self._sizes[here], sum(seconds[here]))
