@@ -382,12 +382,16 @@ def test_many_streams_make_no_difference(content: bytes, accepts: str, piece_byt
     assert_makes_no_difference(content, NDJSON, piece_bytes, accepts)
 
 
-@pytest.mark.parametrize("body", [*NUMBERS, *TEXTS, *DEEP, *WIDE])
+NO_UTF_8 = ['"\udcff"', '"\udced\udca0\udc80"', '"\udcc3"']  # bytes, as `surrogateescape` writes them
+
+
+@pytest.mark.parametrize("body", [*NUMBERS, *TEXTS, *DEEP, *WIDE, *NO_UTF_8])
 def test_bodies_make_no_difference(body: str) -> None:
     for path in ("/any", "/api/x"):
         text = f'{{"method":"POST","path":"{path}","body":{{"a":[{body}]}}}}'
-        assert_makes_no_difference(text.encode(), NDJSON)
-        assert_makes_no_difference(f'{{"operations":[{text}]}}'.encode(), JSON)
+        lines, document = f"{text}\n" * 3, f'{{"operations":[{text}]}}'
+        assert_makes_no_difference(lines.encode(errors="surrogateescape"), NDJSON)
+        assert_makes_no_difference(document.encode(errors="surrogateescape"), JSON)
 
 
 def operation(path: str, body: str) -> str:
