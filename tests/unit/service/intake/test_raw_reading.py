@@ -389,7 +389,7 @@ NO_UTF_8 = ['"\udcff"', '"\udced\udca0\udc80"', '"\udcc3"']  # bytes, as `surrog
 def test_bodies_make_no_difference(body: str) -> None:
     for path in ("/any", "/api/x"):
         text = f'{{"method":"POST","path":"{path}","body":{{"a":[{body}]}}}}'
-        lines, document = f"{text}\n" * 3, f'{{"operations":[{text}]}}'
+        lines, document = f"{operation(path, '1')}\n{text}\n{text}\n", f'{{"operations":[{text}]}}'
         assert_makes_no_difference(lines.encode(errors="surrogateescape"), NDJSON)
         assert_makes_no_difference(document.encode(errors="surrogateescape"), JSON)
 
