@@ -16,7 +16,7 @@ from penstock.running.bulk import Lot
 from penstock.running.left_behind import TimeLimit, Worker
 from penstock.running.result_memory import ChunkResults
 from penstock.running.source import Source
-from penstock.running.verdict import NOT_PLAIN, error_id, invalid, judge, plain_copy
+from penstock.running.verdict import NOT_SHORT, error_id, invalid, judge, short_copy
 
 Call = Coroutine[Any, Any, Any]
 Verdicts = dict[int, Verdict]  # by index
@@ -100,8 +100,8 @@ class DirectCalls:
             else:
                 limit = TimeLimit(begun_at, route.policy.timeout_seconds, self._monotonic, worker, cancelling)
                 return self._wait(route, operation, limit, call, awaited)
-            result = plain_copy(returned)
-            if result is not NOT_PLAIN and not self._results.memory.expects_much(route.name):
+            result = short_copy(returned)
+            if result is not NOT_SHORT and not self._results.memory.expects_much(route.name):
                 self._seconds.append(self._monotonic() - begun_at)
                 return succeeded(operation, route.policy.status, result)
             verdict = verdict_on(route, operation, returned)
