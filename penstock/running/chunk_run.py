@@ -3,33 +3,31 @@
 import asyncio
 import contextvars
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from penstock.chunk import Operation
-from penstock.outcome import Outcome, Verdict
+from penstock.outcome import Verdict
 from penstock.running.bulk import CallFailed, Lot, one_by_one
-from penstock.running.direct import Performed
 from penstock.running.left_behind import Worker, end_soon
 from penstock.running.limit_line import Line, PostponedChunk
 from penstock.running.result_memory import ChunkResults
 from penstock.running.slots import Turn, TurnWithRoom
 from penstock.running.stop import Stop
-
-SLICE_SECONDS = 0.001  # about a hundred quick operations; nothing else runs on the event loop in this time
+from penstock.running.time_slice import SLICE_SECONDS, Performing, Slice, Verdicts
 
 
 @dataclass(frozen=True, slots=True)
 class Performer:
-    """Performs the lots of a chunk. The first three functions return verdicts by index, or raise CallFailed.
+    """Performs the lots of a chunk.
 
-    `perform` returns a coroutine of them instead if it has to wait. For a quick operation it returns the outcome alone.
+    `perform` performs lots of a slice until it is over, or until one has to wait. Then it returns a coroutine of the
+    verdicts of that lot. This coroutine, and the next two functions, raise CallFailed if a lot has no verdicts.
     """
 
-    perform: Callable[[Lot, Worker], Performed]
-    cancelled_itself: Callable[[Lot], dict[int, Verdict]]  # for a lot whose handler cancelled its own task
-    timed_out: Callable[[Lot], dict[int, Verdict]]  # for a lot whose handler is left behind
+    perform: Callable[[Slice], Performing | None]
+    cancelled_itself: Callable[[Lot], Verdicts]  # for a lot whose handler cancelled its own task
+    timed_out: Callable[[Lot], Verdicts]  # for a lot whose handler is left behind
     leave: Callable[[Lot, Worker], None]  # leaves the worker behind that performs a lot
     end_slice: Callable[[], None]  # to be called after each slice of time
 
@@ -162,7 +160,7 @@ class ChunkRun:
         worker.task.add_done_callback(lambda _: self._worker_ended(worker))
 
     async def _work(self, worker: Worker) -> None:
-        unmarked = contextvars.copy_context()
+        slice_ = Slice(worker, self._pending, self._verdicts, self._stop, contextvars.copy_context())
         while self._pending and not worker.is_marked:
             slots = self._slots  # another priority may replace it before this worker releases its slot
             try:
@@ -171,7 +169,7 @@ class ChunkRun:
                 self._postpone_rest()
                 return
             try:
-                while await self._work_for_a_slice(worker, unmarked):
+                while await self._work_for_a_slice(slice_):
                     if not worker.has_waited:
                         await asyncio.sleep(0)  # other tasks run now
                     if slots is not None and slots.are_wanted:
@@ -193,44 +191,46 @@ class ChunkRun:
         finally:
             self._waiting.pop(worker, None)
 
-    async def _work_for_a_slice(self, worker: Worker, unmarked: contextvars.Context) -> bool:
+    async def _work_for_a_slice(self, slice_: Slice) -> bool:  # noqa: C901 - another coroutine takes time
         """Perform lots until other tasks must run, or have run. Return True if the worker may go on in its slot.
 
         What allows a start is checked once for a slice. It changes in other tasks, which do not run meanwhile, and what
         a handler itself can change ends the slice. A process that was suspended finds its slice over.
         """
+        worker = slice_.worker
         worker.has_waited = False
         now = self._monotonic()  # before the check, or a process that is suspended in between would have a whole slice
         if not (self._pending and self._may_start()):
             return False
-        ends_at = now + SLICE_SECONDS
+        slice_.ends_at = now + SLICE_SECONDS
+        if self._line is not None:
+            slice_.pending = self._take_one(self._line)
         count, seconds = 0, 0.0
         results = self._results
         held = results.held
         try:
             while True:
-                self._workers[worker] = lot = self._take_next()
-                performed: Performed | None
-                try:
-                    performed = self._performer.perform(lot, worker)
-                    if type(performed) is not Outcome and not isinstance(performed, dict):
-                        performed = await self._with_report(performed)
-                except CallFailed:
-                    performed = None
-                if worker.is_left:
-                    return False
-                self._note_verdicts(lot, performed)
-                if worker.task.cancelling():
-                    return False  # perhaps its handler did that: `_worker_ended` finds out
-                self._workers[worker] = None
-                self._note_end(lot)
+                performing = self._perform(slice_)
+                if (lot := slice_.lot) is not None:
+                    if performing is None:
+                        return False  # its task is being cancelled, perhaps by its handler: `_worker_ended` finds out
+                    try:
+                        verdicts: Verdicts | None = await self._with_report(performing)
+                    except CallFailed:
+                        verdicts = None
+                    if worker.is_left:
+                        return False
+                    self._note_verdicts(lot, verdicts)
+                    if worker.task.cancelling():
+                        return False
+                    self._workers[worker] = slice_.lot = None
+                    self._note_end(lot)
+                    slice_.ended += 0 if verdicts is None else len(lot)
                 begun_at, now = now, self._monotonic()
-                if performed is not None:
-                    count, seconds = count + len(lot), seconds + now - begun_at
-                worker.is_marked = _is_marked(unmarked)
-                is_used_up = now >= ends_at or worker.has_waited or worker.is_marked or self._line is not None
+                if slice_.ended:
+                    count, seconds, slice_.ended = count + slice_.ended, seconds + now - begun_at, 0
                 is_full = results.held > held and results.memory.is_full
-                if is_used_up or is_full or not self._pending or self._stop.has_come:
+                if slice_.is_over(now) or is_full or self._line is not None or not self._pending:
                     break
         finally:
             self._report_ended()
@@ -238,6 +238,22 @@ class ChunkRun:
             if count:
                 self._took(count, seconds)
         return bool(self._pending) and not worker.is_marked
+
+    def _perform(self, slice_: Slice) -> Performing | None:
+        """Perform lots, and note which one is not over yet."""
+        try:
+            return self._performer.perform(slice_)
+        finally:
+            self._unreported += slice_.ended
+            self._workers[slice_.worker] = slice_.lot
+            if not self._pending:
+                self._dismiss_waiting()
+
+    def _take_one(self, line: Line) -> deque[Lot]:
+        """Return the only lot that may start in a slice: each needs a token."""
+        lot = self._pending.popleft()
+        line.start(len(lot))
+        return deque((lot,))
 
     def _may_start(self) -> bool:
         """Return True if lots may start. If nothing may start any more, give up the rest."""
@@ -249,14 +265,6 @@ class ChunkRun:
         if self._line is not None and not self._line.may_start:
             return False  # the worker waits for a permit again
         return self._slots is None or not self._results.memory.is_full  # otherwise the worker waits for a slot again
-
-    def _take_next(self) -> Lot:
-        lot = self._pending.popleft()
-        if not self._pending:
-            self._dismiss_waiting()
-        if self._line is not None:
-            self._line.start(len(lot))
-        return lot
 
     def _worker_ended(self, worker: Worker) -> None:
         if worker not in self._workers:
@@ -306,10 +314,8 @@ class ChunkRun:
             verdicts = None
         self._note_verdicts(lot, verdicts)
 
-    def _note_verdicts(self, lot: Lot, verdicts: Outcome | dict[int, Verdict] | None) -> None:
-        if type(verdicts) is Outcome:  # isinstance() takes half a microsecond for others
-            self._verdicts[verdicts.index] = verdicts
-        elif verdicts is None:
+    def _note_verdicts(self, lot: Lot, verdicts: Verdicts | None) -> None:
+        if verdicts is None:
             self._note_failed(lot)
         else:
             self._verdicts.update(verdicts)
@@ -328,7 +334,7 @@ class ChunkRun:
         if count:
             self._ended(count)
 
-    def _with_report(self, waiting: Coroutine[Any, Any, dict[int, Verdict]]) -> Coroutine[Any, Any, dict[int, Verdict]]:
+    def _with_report(self, waiting: Performing) -> Performing:
         """Report what has ended before a handler, because that may wait for long, or never end."""
         self._report_ended()
         self._performer.end_slice()
@@ -386,11 +392,3 @@ async def _first_of(*events: asyncio.Event) -> None:
     finally:
         for task in waiting:
             task.cancel()
-
-
-def _is_marked(unmarked: contextvars.Context) -> bool:
-    """Return True if a handler has changed a context variable, which the next one in this task would see."""
-    try:
-        return contextvars.copy_context() != unmarked
-    except Exception:  # noqa: BLE001 - some values cannot be compared, so they must have changed
-        return True

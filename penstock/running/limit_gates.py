@@ -10,7 +10,7 @@ from penstock.limit import Limit
 from penstock.priority import Priority
 from penstock.running.limit_gate import LimitGate, Verdicts
 
-Performed = Verdicts | Coroutine[Any, Any, Verdicts]
+Performing = Coroutine[Any, Any, Verdicts]
 
 
 class LimitGates:
@@ -89,15 +89,8 @@ class LimitGates:
         await asyncio.gather(*(gate.close() for gate in self._all))
 
 
-def noting(gate: LimitGate, performed: Performed, started_at: float) -> Performed:
-    """Note at the gate what a call returned, and return the same. It is verdicts, or a coroutine that returns them."""
-    if isinstance(performed, dict):
-        gate.note(performed, started_at)
-        return performed
-    return _noting_later(gate, performed, started_at)
-
-
-async def _noting_later(gate: LimitGate, performed: Coroutine[Any, Any, Verdicts], started_at: float) -> Verdicts:
-    verdicts = await performed
+async def noting(gate: LimitGate, performing: Performing, started_at: float) -> Verdicts:
+    """Note at the gate what a call returns, and return the same."""
+    verdicts = await performing
     gate.note(verdicts, started_at)
     return verdicts

@@ -34,7 +34,7 @@ from penstock.running.attempt import Attempt, OpenTransaction, ends_task, prepar
 from penstock.running.bulk import CallFailed, Lot, neighbours, one_by_one, together
 from penstock.running.chunk_run import ChunkRun, Performer
 from penstock.running.cpu_pool import CpuPool, Job, count_cores
-from penstock.running.direct import DirectCalls, Performed, Verdicts
+from penstock.running.direct import DirectCalls
 from penstock.running.in_order import run_in_order
 from penstock.running.joining import gather, join
 from penstock.running.left_behind import LeftTasks, Worker, end_soon
@@ -47,6 +47,7 @@ from penstock.running.slots import Room, Slots, Turn, TurnWithRoom
 from penstock.running.source import Source, Urgency
 from penstock.running.stop import Stop
 from penstock.running.threads import Threads
+from penstock.running.time_slice import Performing, Slice, Verdicts
 from penstock.running.verdict import TimedOut, cancelled_itself, invalid
 from penstock.telemetry import Event, get_log
 
@@ -229,12 +230,17 @@ class Runner:
 
     def _performing(
         self, source: Source, number: int, results: ChunkResults, *, has_groups: bool
-    ) -> tuple[Callable[[Lot, Worker], Performed], Callable[[], None]]:
+    ) -> tuple[Callable[[Slice], Performing | None], Callable[[], None]]:
         """Return the function that performs the lots of a chunk, and the one to call after each slice of time."""
         operations = self._operations
         has_more = operations.transaction is not None or operations.surroundings.middleware or has_groups
         if self._observer is not None or has_more:
-            return lambda lot, worker: self.run(lot, source, number, worker=worker, results=results), lambda: None
+
+            def perform(slice_: Slice) -> Performing:
+                slice_.lot = lot = slice_.pending.popleft()
+                return self.run(lot, source, number, worker=slice_.worker, results=results)
+
+            return perform, lambda: None
         calls = DirectCalls(
             operations.match,
             lambda lot, worker, route: self.run(lot, source, number, worker=worker, results=results, route=route),
@@ -806,18 +812,20 @@ def _line(
 
 
 def _noting_at(
-    gates: Sequence[LimitGate], perform: Callable[[Lot, Worker], Performed]
-) -> Callable[[Lot, Worker], Verdicts | Coroutine[Any, Any, Verdicts]]:
-    """Return a function that performs lots, and notes at the gates what became of them."""
+    gates: Sequence[LimitGate], perform: Callable[[Slice], Performing | None]
+) -> Callable[[Slice], Performing | None]:
+    """Return a function that performs the only lot of a slice, and notes at the gates what became of it."""
 
-    def perform_and_note(lot: Lot, worker: Worker) -> Verdicts | Coroutine[Any, Any, Verdicts]:
+    def perform_and_note(slice_: Slice) -> Performing | None:
+        [lot] = slice_.pending
         starts = [(gate, gate.now()) for gate in gates]
-        outcome = perform(lot, worker)
-        performed: Verdicts | Coroutine[Any, Any, Verdicts]
-        performed = {outcome.index: outcome} if type(outcome) is Outcome else outcome
+        performing = perform(slice_)
         for gate, started_at in starts:
-            performed = noting(gate, performed, started_at)
-        return performed
+            if performing is None:
+                gate.note({one.index: slice_.verdicts[one.index] for one in lot}, started_at)
+            else:
+                performing = noting(gate, performing, started_at)
+        return performing
 
     return perform_and_note
 

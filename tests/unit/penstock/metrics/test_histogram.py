@@ -97,3 +97,14 @@ def test_merged_is_as_if_all_had_been_added_to_one() -> None:
 def test_counts_up_to_a_bound() -> None:
     histogram = filled([0.001, 0.0011, 0.5])
     assert [histogram.count_up_to(bucket) for bucket in (0, 72, 73, 200)] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("values", [[0.5], [0.001, 0.0, 7.5, 0.001, 1e-9]])
+def test_values_can_be_added_together(values: list[float]) -> None:
+    together = Histogram()
+    together.add(1.0)
+    together.add_all(values)
+    one_by_one = filled([1.0, *values])
+    assert together.buckets == one_by_one.buckets
+    assert together.total == pytest.approx(one_by_one.total)
+    assert together.largest == one_by_one.largest

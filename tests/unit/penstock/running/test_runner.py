@@ -26,10 +26,10 @@ from penstock.outcome import ChunkRecord, Outcome, OutcomeState, TryAgain, Verdi
 from penstock.priority import Priority
 from penstock.record import decode_record, encode_record
 from penstock.running.attempt import SWALLOWED
-from penstock.running.chunk_run import SLICE_SECONDS
 from penstock.running.runner import Runner
 from penstock.running.source import Source
 from penstock.running.stop import Stop
+from penstock.running.time_slice import SLICE_SECONDS
 from penstock.running.verdict import MAX_DETAIL_CHARACTERS, error_id
 from penstock.telemetry import Event
 from penstock.testing import FakeClock
