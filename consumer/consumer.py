@@ -12,6 +12,7 @@ from typing import Any
 from penstock.backend import Backend
 from penstock.chunk import Chunk
 from penstock.clock import Clock
+from penstock.consumer.count_box import CountBox
 from penstock.consumer.inlets import Inlet, Load, room_for
 from penstock.consumer.journal import Journal
 from penstock.consumer.lease import Leases
@@ -113,6 +114,7 @@ class Consumer:
         operations.surroundings.has_bucket = backend.bucket is not None
         limits = self._new_gates(backend, operations) if keeps_limits else None
         self._runner = self._new_runner(backend, operations, limits)
+        self._count_box = CountBox(clock, self._moved.set)
         self._letter_box = LetterBox(self._moved.set)
         self._pauses = Pauses(self._stop, clock, self._moved.set, self._has_room_for)
         self._switches = QueueSwitches(backend.store, clock, self._moved.set)
@@ -130,6 +132,7 @@ class Consumer:
             meter=self.meter,
             process=self.process,
             journal=self._journal,
+            count_box=self._count_box,
             letter_box=self._letter_box,
             pauses=self._pauses,
             switches=self._switches,
@@ -396,9 +399,9 @@ class Consumer:
         """Return what is held of each priority.
 
         A chunk whose operations have finished counts as one operation while it is recorded: otherwise the number of
-        chunks in memory would have no limit. While only its dead letters wait, it counts as no operation. Neither does
-        an operation that waits because of a limit of the fleet: others must run meanwhile. A chunk that waits because
-        its batch is paused does not count at all, and neither does the plan of a batch.
+        chunks in memory would have no limit. While it waits to be counted, or its dead letters wait, it counts as no
+        operation. Neither does an operation that waits because of a limit of the fleet: others must run meanwhile. A
+        chunk that waits because its batch is paused does not count at all, and neither does the plan of a batch.
         """
         loads = {priority: Load() for priority in Priority}
         for held in self._held.values():
@@ -406,7 +409,7 @@ class Consumer:
                 continue
             load = loads[held.delivery.priority]
             load.chunks += 1
-            load.operations += 0 if self._letter_box.holds(held.delivery) else max(held.waiting, 1)
+            load.operations += 0 if self._waits_for_others(held.delivery) else max(held.waiting, 1)
         waiting = self._runner.waiting_for_tokens()
         excess = 0  # they wait with the priority of their batch, and it may have changed since they were sent
         for priority, load in loads.items():
@@ -415,10 +418,14 @@ class Consumer:
             excess = load.spare(excess)
         return loads
 
+    def _waits_for_others(self, delivery: Delivery) -> bool:
+        return self._count_box.holds(delivery) or self._letter_box.holds(delivery)
+
     async def _drain(self) -> BaseException | None:
         """Stop as the docstring of this class says. Return the error of a receive that failed unexpectedly."""
         get_log().info(Event.CONSUMER_DRAINING, chunks=len(self._held))
         releasing = asyncio.gather(*map(self._release_received, self._inlets.values()), return_exceptions=True)
+        self._count_box.open()
         self._letter_box.open()
         self._runner.let_go()  # what waits for a slot is handed over now: the handlers in flight may hold it for long
         await self._wait_for_held(self._settings.grace_seconds)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection
 from penstock.batch import Batch, Ending, sum_counts
 from penstock.clock import Clock
 from penstock.consumer.batches import FRESH_SECONDS, Batches
+from penstock.consumer.count_pace import MOST_SECONDS
 from penstock.consumer.patience import until_answered
 from penstock.errors import PenstockError
 from penstock.outcome import ChunkRecord
@@ -19,7 +20,8 @@ from penstock.store import Store
 from penstock.telemetry import Event, get_log
 
 DENIAL_POLL_SECONDS = 1.0
-KNOWN_SECONDS = FRESH_SECONDS + 1.0  # until all consumers have read a change of a batch, with the time of their calls
+# Until all consumers have read a change of a batch, and counted what waits to be counted, with the time of their calls.
+KNOWN_SECONDS = FRESH_SECONDS + MOST_SECONDS + 1.0
 
 
 class BatchLimits:

@@ -22,6 +22,7 @@ from penstock.chunk import Chunk, next_round_id, redriven_from
 from penstock.clock import Clock
 from penstock.consumer.attempt import Again, ChunkAttempt, Decision, Discard, MoveToDeadLetters, Release, SendAgain
 from penstock.consumer.batches import FRESH_SECONDS, Batches, NotAdmitted
+from penstock.consumer.count_box import CountBox
 from penstock.consumer.finisher import Finisher, is_full
 from penstock.consumer.journal import Journal
 from penstock.consumer.lease import Leases
@@ -82,6 +83,7 @@ class Processor:
         meter: Meter | None = None,
         process: str | None = None,
         journal: Journal | None = None,
+        count_box: CountBox | None = None,
         letter_box: LetterBox | None = None,
         pauses: Pauses | None = None,
         switches: QueueSwitches | None = None,
@@ -101,6 +103,7 @@ class Processor:
         self._meter = meter or Meter()
         self._process = process or secrets.token_hex(8)
         self._journal = journal or Journal()
+        self._count_box = count_box or CountBox(clock)
         self._letter_box = letter_box or LetterBox()
         self._pauses = pauses or Pauses(stop, clock)
         self._switches = switches or QueueSwitches(backend.store, clock)
@@ -139,6 +142,7 @@ class Processor:
         with (
             structlog.contextvars.bound_contextvars(batch_id=chunk.batch_id, chunk_id=chunk.id, attempt=chunk.attempt),
             processing(self._backend.spans, self._settings.chunk_queues[delivery.priority], delivery, chunk),
+            self._count_box.chunk_in_progress(delivery, chunk),
             self._letter_box.chunk_in_progress(),
         ):
             decision: Decision = Again()
@@ -517,7 +521,9 @@ class Processor:
         chunk, tenant = attempt.chunk, attempt.delivery.tenant
         batch = await self._start(attempt.batch, record)  # before the follow-ups: if it fails, they must not multiply
         await self._sender.send_follow_ups(self._batches.latest(batch), chunk, record, tenant)
+        await self._count_box.wait(attempt.delivery, self._batches.latest(batch), chunk.group)
         group = await self._count(batch, record)
+        self._count_box.note(attempt.delivery, batch, chunk.group, group)
         is_counted = chunk.id in group.done
         if not is_counted and not group.is_through_with(chunk.id):
             await self.move_to_dead_letters(attempt.delivery, out_of_bounds(batch, chunk))

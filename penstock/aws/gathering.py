@@ -1,8 +1,8 @@
-"""Combines single requests into batch API calls, usually without making any request wait for others to arrive.
+"""Combines single requests into batch API calls, without making any request wait for others to arrive.
 
 If no call is in flight, one starts immediately, with everything that is requested in the same turn of the event loop.
 Requests that arrive while calls are in flight go together into the next call. So a busy program makes few calls, and an
-idle one answers as fast as without this. Only requests whose answer nobody waits for may have a pause before a call.
+idle one answers as fast as without this.
 """
 
 import asyncio
@@ -27,8 +27,7 @@ class Gatherer(Generic[T, R]):
     """Combines items into calls. Up to `at_once` calls are in flight.
 
     `call` gets some items and returns the answer to each of them, in the same order. `fitting` gets the items that wait
-    and returns how many of them go into the next call, at least one. `pause` returns for how many seconds a call waits
-    for more items before it takes them.
+    and returns how many of them go into the next call, at least one.
     """
 
     def __init__(
@@ -37,12 +36,10 @@ class Gatherer(Generic[T, R]):
         fitting: Callable[[Sequence[T]], int],
         *,
         at_once: int = 1,
-        pause: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._call = call
         self._fitting = fitting
         self._at_once = at_once
-        self._pause = pause
         self._waiting: list[T] = []
         self._answers: list[asyncio.Future[R]] = []  # one for each item in `_waiting`, in the same order
         self._calls: set[asyncio.Task[None]] = set()
@@ -81,7 +78,7 @@ class Gatherer(Generic[T, R]):
         self._begin_call()
 
     async def _make_call(self) -> None:
-        await asyncio.sleep(self._pause())
+        await asyncio.sleep(0)
         items, answers = self._take()
         self._is_gathering = False
         self._begin_call()

@@ -4,7 +4,6 @@ Every write may be repeated, because a call that times out may have taken effect
 the same, or has a condition that its own first effect makes false.
 """
 
-import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
@@ -16,7 +15,6 @@ from penstock.aws import items
 from penstock.aws.api_keys import DynamoDbApiKeys
 from penstock.aws.attributes import Item, Value, binary, flag, number, numbers, seconds, text, texts, whole_seconds
 from penstock.aws.catalog import DynamoDbCatalog
-from penstock.aws.count_pace import CountPaces
 from penstock.aws.exports import DynamoDbExports
 from penstock.aws.figures import DynamoDbFigures
 from penstock.aws.gathering import Gatherer, up_to
@@ -75,7 +73,6 @@ class DynamoDbStore(
         super().__init__(Table(client, table, bills))
         self._reads = Gatherer(self._read_items, up_to(READS_IN_CALL))
         self._counts: dict[tuple[str, int], Gatherer[_Count, Group]] = {}
-        self._count_paces = CountPaces()
         self._folds: dict[tuple[str, int], items.Fold] = {}  # as last seen; the table says if one is out of date
 
     async def check(self) -> None:
@@ -354,25 +351,16 @@ class DynamoDbStore(
     # --- Groups
 
     async def count_chunk(self, batch: Batch, record: ChunkRecord, at: float | None = None) -> Group:
-        """Chunks of a group that become ready during an update of its counter are counted together in the next one.
-
-        It waits for more of them while the end of the group is far away, unless its failures may stop the batch.
-        """
+        """Chunks of a group that become ready during an update of its counter are counted together in the next one."""
         key = (batch.id, group_of(record.chunk_id))
         gatherer = self._counts.get(key)
         if gatherer is None:
-            pause = partial(self._pause_of_count, batch, key[1])
-            gatherer = self._counts[key] = Gatherer(self._count_together, up_to(CHUNKS_IN_COUNT), pause=pause)
+            gatherer = self._counts[key] = Gatherer(self._count_together, up_to(CHUNKS_IN_COUNT))
         try:
             return await gatherer.ask(_Count(batch, record, at))
         finally:
             if gatherer.is_idle:
                 self._counts.pop(key, None)
-
-    def _pause_of_count(self, batch: Batch, group: int) -> float:
-        if batch.failure_limit is not None:
-            return 0.0
-        return self._count_paces.pause((batch.id, group), batch.group_totals[group], _now())
 
     async def close_group(self, batch: Batch, group: int, seen: Counts, ending: Ending) -> bool:
         async def close() -> Done | Blocked:
@@ -661,10 +649,8 @@ class DynamoDbStore(
         if isinstance(counted, Blocked) and len(records) > 1:
             groups = {name: await self._count_together([_Count(batch, record, at)]) for name, record in records.items()}
             return [groups[one.record.chunk_id][0] for one in asked]
-        key = (batch.id, group_of(asked[0].record.chunk_id))
-        group = items.group_from_item(counted.item, self._folds.get(key))
-        self._count_paces.note(key, group.counts.completed, _now())
-        return [group] * len(asked)
+        known = self._folds.get((batch.id, group_of(asked[0].record.chunk_id)))
+        return [items.group_from_item(counted.item, known)] * len(asked)
 
     async def _count(self, batch: Batch, records: Sequence[ChunkRecord], at: float | None) -> Done | Blocked:
         """Count chunks in one update, unless one of them is counted already.
@@ -817,8 +803,3 @@ def _clause(keyword: str, changes: Sequence[str]) -> list[str]:
 
 def _acceptance_lost(batch_id: str) -> AcceptanceLost:
     return AcceptanceLost(f"Batch {batch_id} was not accepted before its acceptance lease ended.")
-
-
-def _now() -> float:
-    """Return the time of the event loop, which a simulation moves."""
-    return asyncio.get_running_loop().time()

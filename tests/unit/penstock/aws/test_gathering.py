@@ -1,4 +1,4 @@
-"""Requests are combined while other calls are in flight, and wait for others only during a pause."""
+"""Requests are combined while other calls are in flight, and never wait for others to arrive."""
 
 import asyncio
 from collections.abc import Sequence
@@ -49,19 +49,6 @@ async def test_one_alone_goes_at_once(server: Server) -> None:
     async with asyncio.timeout(1):
         assert await gatherer.ask(4) == 8
     assert gatherer.is_idle  # without another turn of the loop: its owner forgets it here
-
-
-async def test_what_comes_during_a_pause_goes_in_the_call_after_it(server: Server) -> None:
-    server.gate.set()
-    pauses = [0.05, 0.0]
-    gatherer = Gatherer(server.call, up_to(10), pause=lambda: pauses.pop(0))
-    first = asyncio.create_task(gatherer.ask(1))
-    await asyncio.sleep(0.01)
-
-    assert await gatherer.ask(2) == 4
-    assert await first == 2
-    assert await gatherer.ask(3) == 6
-    assert server.calls == [[1, 2], [3]]
 
 
 async def test_what_comes_while_a_call_is_under_way_goes_together_in_the_next(server: Server) -> None:

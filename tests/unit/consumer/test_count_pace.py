@@ -2,7 +2,7 @@ from itertools import count
 
 import pytest
 
-from penstock.aws.count_pace import GROUPS_KEPT, MOST_SECONDS, CountPaces
+from penstock.consumer.count_pace import GROUPS_KEPT, MOST_SECONDS, CountPaces
 
 GROUP = ("batch", 0)
 
@@ -31,6 +31,10 @@ def test_the_time_since_the_last_count_is_part_of_the_pause() -> None:
 
     assert remembered.pause(GROUP, 300, 2.125) == pytest.approx(0.125)
     assert remembered.pause(GROUP, 300, 9.0) == 0
+
+
+def test_chunks_that_are_counted_together_count_once() -> None:
+    assert paces((100, 1.0), (200, 2.0), (200, 2.0)).pause(GROUP, 300, 2.0) == pytest.approx(0.25)
 
 
 def test_no_pause_is_long() -> None:

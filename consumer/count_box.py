@@ -1,0 +1,113 @@
+"""Lets the records of several chunks of a group wait for each other, so that one call counts them.
+
+A record is committed before it waits here. So a crash in that time loses nothing: the chunk is delivered again, and is
+counted from its record.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from penstock.batch import Batch
+from penstock.chunk import Chunk
+from penstock.clock import Clock
+from penstock.consumer.count_pace import CountPaces
+from penstock.queue import Delivery
+from penstock.store import Group
+from penstock.waiting import happens
+
+MOST_CHUNKS = 5  # of a group. More would keep a consumer from receiving chunks, of which it holds a limited number
+MOST_BYTES = 2 * 1024 * 1024  # of all chunks that wait: they stay in memory until then
+
+
+@dataclass(slots=True)
+class _Box:
+    """The chunks of one group, by their receipts: those that will be counted, and those of them that wait."""
+
+    expected: set[str] = field(default_factory=set)
+    waiting: set[str] = field(default_factory=set)
+    departure: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def depart(self) -> None:
+        self.departure.set()
+        self.departure, self.waiting = asyncio.Event(), set()
+
+    def depart_if_due(self) -> None:
+        if len(self.waiting) >= MOST_CHUNKS or self.waiting == self.expected:
+            self.depart()
+
+
+class CountBox:
+    """Chunks whose records are committed wait here before they are counted. They hold no slot.
+
+    Those of a group leave together: after a pause that `count_pace.py` decides, when they are many, when no other chunk
+    of the group is in progress here, or when the consumer drains. All leave when they take much memory. If failures may
+    stop their batch, chunks do not wait. `on_wait` is called when one starts to wait.
+    """
+
+    def __init__(self, clock: Clock, on_wait: Callable[[], None] = lambda: None) -> None:
+        self._clock = clock
+        self._on_wait = on_wait
+        self._paces = CountPaces()
+        self._boxes: dict[tuple[str, int], _Box] = {}  # by batch and group
+        self._waiting: dict[str, Delivery] = {}  # by their receipts
+        self._is_open = False
+
+    def holds(self, delivery: Delivery) -> bool:
+        """Return True if this delivery waits."""
+        return delivery.receipt in self._waiting
+
+    def open(self) -> None:
+        """Let everything leave, and let nothing wait any more. Call it when the consumer starts to drain."""
+        self._is_open = True
+        self._depart_all()
+
+    @contextmanager
+    def chunk_in_progress(self, delivery: Delivery, chunk: Chunk) -> Iterator[None]:
+        """Expect a chunk, until it is counted or the block ends."""
+        key = (chunk.batch_id, chunk.group)
+        self._boxes.setdefault(key, _Box()).expected.add(delivery.receipt)
+        try:
+            yield
+        finally:
+            self._forget(key, delivery)
+
+    async def wait(self, delivery: Delivery, batch: Batch, group: int) -> None:
+        """Return when it is time to count a chunk of a group. Call it while the chunk is in progress."""
+        pause = self._paces.pause((batch.id, group), batch.group_totals[group], self._clock.monotonic())
+        if not pause or self._is_open or batch.failure_limit is not None:
+            return
+        box = self._boxes[batch.id, group]
+        departure = box.departure
+        box.waiting.add(delivery.receipt)
+        self._waiting[delivery.receipt] = delivery
+        self._on_wait()
+        box.depart_if_due()
+        if sum(len(delivery.body) for delivery in self._waiting.values()) >= MOST_BYTES:
+            self._depart_all()
+        try:
+            if not await happens(departure, pause):
+                box.depart()
+        finally:
+            box.waiting.discard(delivery.receipt)
+            del self._waiting[delivery.receipt]
+
+    def note(self, delivery: Delivery, batch: Batch, group: int, counted: Group) -> None:
+        """Remember what the count of a chunk has returned for its group."""
+        self._paces.note((batch.id, group), counted.counts.completed, self._clock.monotonic())
+        self._forget((batch.id, group), delivery)
+
+    def _forget(self, key: tuple[str, int], delivery: Delivery) -> None:
+        """Expect a chunk no longer. Nothing of its group waits for it any more."""
+        if (box := self._boxes.get(key)) is None:
+            return
+        box.expected.discard(delivery.receipt)
+        if box.expected:
+            box.depart_if_due()
+        else:
+            del self._boxes[key]
+
+    def _depart_all(self) -> None:
+        for box in self._boxes.values():
+            box.depart()
