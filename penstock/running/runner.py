@@ -140,8 +140,11 @@ class Runner:
         counted = results or ChunkResults(ResultMemory())
         has_links = chunk.has_links
 
-        def new_run(turn: Turn | TurnWithRoom | Line | None, gates: Sequence[LimitGate], number: int) -> ChunkRun:
-            perform, end_slice = self._performing(source, number, counted, has_groups=has_links)
+        def new_run(
+            turn: Turn | TurnWithRoom | Line | None, gates: Sequence[LimitGate], number: int, place: Place = Place.LOOP
+        ) -> ChunkRun:
+            is_direct = place is Place.LOOP and not has_links
+            perform, end_slice = self._performing(source, number, counted, is_direct=is_direct)
             performer = Performer(
                 perform=_noting_at(gates, perform) if gates else perform,
                 end_slice=end_slice,
@@ -176,9 +179,9 @@ class Runner:
         async def run_part(number: int, place: Place, limit: str | None, lots: list[Lot]) -> dict[int, Verdict]:
             gates, turn = self._gates(limit, source), self._turn(place, source)
             if not gates:
-                return await carry_out(new_run(turn, gates, number), place, lots)
+                return await carry_out(new_run(turn, gates, number, place), place, lots)
             with _line(gates, turn, sum(map(len, lots))) as line:
-                return await carry_out(new_run(line, gates, number), place, lots)
+                return await carry_out(new_run(line, gates, number, place), place, lots)
 
         async def run_all(number: int, operations: Sequence[Operation]) -> dict[int, Verdict]:
             return await join([run_part(number, *part) for part in self._sort(operations)])
@@ -229,12 +232,15 @@ class Runner:
         return Counter() if self._limits is None else self._limits.waiting()
 
     def _performing(
-        self, source: Source, number: int, results: ChunkResults, *, has_groups: bool
+        self, source: Source, number: int, results: ChunkResults, *, is_direct: bool
     ) -> tuple[Callable[[Slice], Performing | None], Callable[[], None]]:
-        """Return the function that performs the lots of a chunk, and the one to call after each slice of time."""
+        """Return the function that performs the lots of a chunk, and the one to call after each slice of time.
+
+        With `is_direct`, handlers are called directly if nothing surrounds them.
+        """
         operations = self._operations
-        has_more = operations.transaction is not None or operations.surroundings.middleware or has_groups
-        if self._observer is not None or has_more:
+        has_more = operations.transaction is not None or operations.surroundings.middleware
+        if self._observer is not None or has_more or not is_direct:
 
             def perform(slice_: Slice) -> Performing:
                 slice_.lot = lot = slice_.pending.popleft()
