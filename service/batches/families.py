@@ -141,6 +141,7 @@ class Family:
         # family can have 10,000 of them.
         self._latest: dict[int, int] = {}
         self._bytes = 0  # of the lines of all records, about
+        self._has_large_results = False
         self._sizes: dict[int, list[int]] = {}  # of the lines of a record
         self._held = Held(HELD_BYTES)
 
@@ -152,6 +153,7 @@ class Family:
         self._records.append(record.chunk_id)
         self._states.append(columns.states)
         self._bytes += size_of_lines(columns)
+        self._has_large_results |= bool(columns.stored)
         if self._held.has_room_for(columns):  # otherwise keep the earlier ones: their outcomes are told first
             self._held.add(record.chunk_id, columns)
         else:
@@ -188,12 +190,20 @@ class Family:
 
     def _cut(self, indexes: Iterable[int], most_outcomes: int) -> Iterator[tuple[list[int], int]]:
         """Yield the operations of each window, and about the size of their lines, or of all lines if they are small."""
-        if self._bytes > WINDOW_BYTES:
+        if self._must_know_sizes(most_outcomes):
             yield from self._cut_by_size(indexes, most_outcomes)
             return
         rest = iter(indexes)
         while window := list(islice(rest, most_outcomes)):
             yield window, self._bytes
+
+    def _must_know_sizes(self, most_outcomes: int) -> bool:
+        """Return False if the size of all lines will do for every window. Then no line is measured.
+
+        A page of a few lines must not be counted as the whole family, nor small results as the large ones of others.
+        """
+        is_page = most_outcomes < min(WINDOW_OUTCOMES, len(self._latest))
+        return is_page or self._has_large_results or self._bytes > WINDOW_BYTES
 
     def _cut_by_size(self, indexes: Iterable[int], most_outcomes: int) -> Iterator[tuple[list[int], int]]:
         for number, chunk_id in enumerate(self._records):

@@ -35,6 +35,7 @@ class Read:
         self.loads: list[int] = []  # how many large results were loaded for each record and window
         self.most_bytes = 0
         self.counted_bytes = 0
+        self.counts: list[int] = []  # the memory that was counted for each window
         self.windows = 0
 
     async def record(self, chunk_id: str) -> EncodedRecord:
@@ -49,6 +50,7 @@ class Read:
     @contextmanager
     def counting(self, size: int) -> Iterator[None]:
         self.counted_bytes = size
+        self.counts.append(size)
         yield
         self.counted_bytes = 0
 
@@ -159,3 +161,21 @@ async def test_large_results_are_loaded_for_one_window_after_the_other(monkeypat
     assert lines[4:] == [b'{"id":"4","status":200,"result":"small"}', b"large 5"]
     assert read.loads == [3, 2]
     assert not read.times
+
+
+@pytest.mark.parametrize(("result", "size"), [(RESULT, 1_000), (StoredResult("name", 300_000), 300_000)])
+async def test_page_of_a_line_is_counted_without_the_other_lines(result: str | StoredResult, size: int) -> None:
+    first = Outcome(0, "0", OutcomeState.SUCCEEDED, 200, result)
+    read = Read([ChunkRecord("0", (first, *make_record("0", range(1, 900)).outcomes))])
+    [family] = [one async for one in read_families(read.all(), read, Turns())]
+    await anext(family.windows(family.indexes, most_outcomes=1))
+    assert 2 * size <= read.counts[0] <= 2 * size + 300
+
+
+async def test_one_outcome_that_is_chosen_is_counted_without_the_large_results() -> None:
+    large = [Outcome(i, str(i), OutcomeState.SUCCEEDED, 200, StoredResult("name", 300_000)) for i in range(1, 9)]
+    failed = Outcome(0, "0", OutcomeState.FAILED, 422, error={"title": "Wrong"})
+    read = Read([ChunkRecord("0", (failed, *large))])
+    [family] = [one async for one in read_families(read.all(), read, Turns())]
+    await anext(family.windows([0]))
+    assert read.counts[0] <= 300
