@@ -107,9 +107,10 @@ class LinkReader:
         return None
 
     def forget(self, indexes: range) -> None:
-        """Forget the links of operations that are planned."""
-        for index in indexes:
-            self._reach.pop(index, None)
+        """Forget the links of operations that need not be planned any more."""
+        if self._reach:
+            for index in indexes:
+                self._reach.pop(index, None)
 
     def _problem(self, index: int, name: str, found: int, named: dict[int, None]) -> str | None:
         if found == index:

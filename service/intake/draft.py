@@ -257,6 +257,7 @@ class Draft:
         self._add_giants(first, self._sizes[:count])
         if not self._giants.count:  # otherwise the batch will be rejected
             self._add_to_plan(first, runs, seconds)
+        self._links.forget(range(first, first + count))
         if self.counts_handlers:
             self._planned_by_handler.update(self._handlers[:count])
         self._forget_added(count)
@@ -275,7 +276,6 @@ class Draft:
         for run in runs:
             here = slice(run.start - first, run.stop - first)
             self.plan.add_together(self._encoded[here], self._sizes[here], sum(seconds[here]))
-            self._links.forget(run)
 
     def _count_near(self) -> int:
         """Return how many of the last operations can be linked with the next one, and still fit into its chunk."""
