@@ -1,7 +1,7 @@
-"""Remembers for some seconds that the table was away, so that nothing is sent for batches that it cannot take.
+"""Remembers for some seconds that the table was unavailable, so that nothing is sent for batches that it cannot take.
 
-A batch that one call can send is sent before it is written. While only the table is away, each such request would leave
-messages on the queue, which consumers drop when it is back.
+A batch that one call can send is sent before it is written. While only the table is unavailable, each such request
+would leave messages on the queue, which consumers drop when it is back.
 """
 
 from collections.abc import Awaitable, Callable
@@ -12,16 +12,18 @@ from penstock.errors import Misconfigured, Unavailable
 
 P = ParamSpec("P")
 
-WRITE_FIRST_SECONDS = 10.0  # after a call that failed. An outage takes longer, and clients repeat their requests
+WRITE_FIRST_SECONDS = 10.0  # after a call that failed. It is longer than clients wait before they repeat a request
 
 
 class TableOutage:
+    """Watches the calls that write a batch, and knows if one of them has failed in the last seconds."""
+
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._failed_at = float("-inf")
 
     @property
-    def is_recent(self) -> bool:
+    def has_failed_lately(self) -> bool:
         """Return True if a call has failed a moment ago, so that the table should be asked before anything is sent."""
         return self._clock.monotonic() - self._failed_at < WRITE_FIRST_SECONDS
 

@@ -119,7 +119,7 @@ class Acceptance:
         await self._draft.finish_plan()
         batch = self._new_batch(await self._accept_by())
         try:
-            is_sent_ahead = self._fits_in_a_call(batch, tried) and not self._outage.is_recent
+            is_sent_ahead = self._fits_in_a_call(batch, tried) and not self._outage.has_failed_lately
             counts = await (self._store_ahead(batch) if is_sent_ahead else self._store(batch, tried))
         except (AcceptanceLost, AcceptanceUnknown, Misconfigured, Unavailable):
             raise  # consumers abandon the batch when its acceptance lease ends, if it was not accepted

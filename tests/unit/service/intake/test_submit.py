@@ -224,7 +224,7 @@ async def test_messages_that_are_too_large_for_one_call_follow_their_batch(serve
 
 @pytest.mark.parametrize("error", [Unavailable("throttled"), NoAccess("expired")])
 @pytest.mark.parametrize("call", ["store.list_batch", "store.write_ids", "store.accept_new"])
-async def test_nothing_is_sent_ahead_for_some_seconds_after_the_table_was_away(
+async def test_nothing_is_sent_ahead_for_some_seconds_after_the_table_was_unavailable(
     serve: Serve, call: str, error: Exception
 ) -> None:
     """Each request would leave messages on the queue that belong to no batch."""
