@@ -179,6 +179,12 @@ def encode_fields(operations: Iterable[tuple[Any, ...]]) -> list[bytes]:
     return [_escape(one) if _FIRST_BYTE_OF_BOTH in one else one for one in map(_encode, operations)]
 
 
+def shorten(encoded: bytes) -> bytes:
+    """Encode an encoded operation anew: without spaces, each name once, and numbers as Python writes them."""
+    shorter = to_json(from_json(encoded))
+    return _escape(shorter) if _FIRST_BYTE_OF_BOTH in shorter else shorter
+
+
 def _escape(encoded: bytes) -> bytes:
     for raw, escaped in _NOT_ALLOWED.items():
         encoded = encoded.replace(raw, escaped)

@@ -23,6 +23,7 @@ from penstock.message import (
     LINKS_VERSION,
     REFERENCES_VERSION,
     encode_fields,
+    shorten,
     size_together,
     sizes_on_the_queue,
     with_key_and_links,
@@ -41,7 +42,7 @@ from penstock.service.intake.ids import IDS_IN_LINE, Duplicate, Ids, Keys
 from penstock.service.intake.plan import Plan
 from penstock.settings import Settings
 
-LARGE_BODY_BYTES = 4_096  # an operation with more is encoded at once, so that its body is not in memory twice
+_LARGE_BODY_BYTES = 4_096  # an operation with more is encoded at once, so that its body is not in memory twice
 
 
 class Draft:
@@ -160,11 +161,8 @@ class Draft:
             self._handlers.append(UNKNOWN_HANDLER if route is None else route.name)
             if not self._was_large:
                 self._keep(Operation(index, operation_id, read.method, read.path, read.value, read.key, links))
-            if read.references:
-                self._encode_added()
-                self._sizes[-1] += len(read.references) * MOST_VALUE_BYTES
-            elif len(read.body) > LARGE_BODY_BYTES:
-                self._encode_added()
+            if read.references or len(read.body) > _LARGE_BODY_BYTES:
+                self._encode_added(len(read.references) * MOST_VALUE_BYTES)
 
     def _add_invalid(self, document: Any, line: int | None, flaws: Iterable[Flaw]) -> None:
         """Add the errors of the next operation. Its id, its key and its group must be unique nevertheless."""
@@ -180,11 +178,26 @@ class Draft:
         self.flaws.is_complete &= self._reader.is_complete
         self._add_flaws(index, flaws)
 
-    def _encode_added(self) -> None:
+    def _encode_added(self, most_added: int = 0) -> None:
+        """Encode the operations that wait for it. References may add up to `most_added` bytes to the last one."""
         encoded = encode_fields(self._fields)
+        sizes = sizes_on_the_queue(encoded)
+        if most_added:
+            sizes[-1] += most_added
         self._fields = []
         self._encoded += encoded
-        self._sizes.extend(sizes_on_the_queue(encoded))
+        self._sizes.extend(sizes)
+        if max(sizes, default=0) > self.plan.room:
+            end = len(self._sizes)
+            self._shorten(place for place in range(end - len(sizes), end) if self._sizes[place] > self.plan.room)
+
+    def _shorten(self, places: Iterable[int]) -> None:
+        """Encode operations anew, whose bodies may be longer as they were sent than they must be."""
+        for place in places:
+            encoded = self._encoded[place]
+            shorter = shorten(encoded)
+            self._encoded[place] = shorter
+            self._sizes[place] -= len(encoded) - len(shorter)
 
     def _read_links(self, index: int, read: ReadOperation) -> Links | None:
         if read.group is not None:
@@ -295,7 +308,11 @@ class Draft:
     def _check_run(self, run: range, first: int) -> None:
         """Raise LimitPassed if linked operations do not fit into a chunk. `first` was added first."""
         if len(run) > 1:
-            size = size_together(self._sizes[run.start - first : run.stop - first])
+            places = range(run.start - first, run.stop - first)
+            size = size_together(self._sizes[places.start : places.stop])
+            if size > self.plan.room:
+                self._shorten(places)
+                size = size_together(self._sizes[places.start : places.stop])
             if len(run) > self.plan.most_together or size > self.plan.room:
                 raise self._too_many_linked(run, size)
 

@@ -7,6 +7,8 @@ import pytest
 
 from penstock import Operations
 from penstock.errors import LimitPassed
+from penstock.message import decode_chunk
+from penstock.reading.raw_operation import read_raw_line
 from penstock.service.handler_times import HandlerTimes
 from penstock.service.intake.draft import Draft
 from penstock.settings import Settings
@@ -40,3 +42,46 @@ async def test_links_behind_an_operation_that_is_too_large_are_forgotten(draft: 
     assert len(draft._links._reach) < 200
     with pytest.raises(LimitPassed, match="1 operation is too large"):
         await draft.finish_plan()
+
+
+NUMBERS = ",".join(["1.1000000000000000000000000"] * 200)
+LONG_BODIES = [
+    f"[{NUMBERS},{NUMBERS}]",
+    "{" + ",".join([f'"a":"{"x" * 1_000}"'] * 20) + "}",
+]
+
+
+def add_as_sent(draft: Draft, body: str, members: str = "") -> None:
+    line = f'{{"method":"POST","path":"/any","body":{body}{members}}}'
+    operation = read_raw_line(line.encode(), 10**6)
+    assert operation is not None
+    draft.add(operation)
+
+
+async def sent(draft: Draft) -> list[int]:
+    """Return how many operations there are in each message."""
+    await draft.check()
+    await draft.finish_plan()
+    return [len(decode_chunk(message.decode()).operations) for message in draft.plan.messages(without=())]
+
+
+@pytest.mark.parametrize("body", LONG_BODIES)
+async def test_body_that_is_only_too_large_as_it_was_sent_is_made_shorter(draft: Draft, body: str) -> None:
+    add_as_sent(draft, body)
+    await draft.plan_added(0.5)
+    add_as_sent(draft, "1", ',"dependsOn":["0"]')
+    assert await sent(draft) == [2]
+
+
+async def test_linked_bodies_that_are_together_only_too_large_as_they_were_sent_are_made_shorter(draft: Draft) -> None:
+    add_as_sent(draft, f"[{NUMBERS}]")
+    add_as_sent(draft, f"[{NUMBERS}]", ',"dependsOn":["0"]')
+    assert await sent(draft) == [2]
+
+
+async def test_body_that_is_too_large_in_any_form_is_refused_with_its_least_size(draft: Draft) -> None:
+    add_as_sent(draft, f'["{"x" * 9_000}",{NUMBERS}]')
+    with pytest.raises(LimitPassed) as caught:
+        await draft.finish_plan()
+    least = len(f'[0,"0","POST","/any",["{"x" * 9_000}",{",".join(["1.1"] * 200)}]],')
+    assert f"needs {least:,} bytes" in caught.value.flaws[0].detail
