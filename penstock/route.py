@@ -175,7 +175,8 @@ class Route:
     def accepts(self, path: str, content: bytes) -> bool:
         """Return True if an operation with a body, which is not null, is valid. `arguments` finds what is wrong.
 
-        `content` is the body as JSON. It must not have too many levels.
+        `content` is the body as JSON. It must not have too many levels. If it is invalid, validators of the application
+        run twice: here, and in `arguments`.
         """
         signature = self.signature
         if signature.body_validator is None or (signature.path_parameters and not self._accepts_path(path)):

@@ -74,7 +74,7 @@ class JsonValidator:
             self._texts.forget()
 
     def accepts(self, content: bytes) -> bool:
-        """Return True if JSON is valid. Return False, or raise any exception, if `validate` finds an error."""
+        """Return True if JSON is valid. Otherwise raise what `validate` raises."""
         if self._accepts_objects and content.startswith(b"{"):
             return True
         self.validate(content)

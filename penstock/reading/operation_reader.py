@@ -87,6 +87,7 @@ class OperationReader:
         return ReadOperation(method, path, body, key, route) if route.accepts(path, body) else None
 
     def _read_linked(self, operation: RawOperation) -> ReadOperation | None:
+        """Read an operation with links, or with an unusual key. Return None if it must be parsed."""
         try:
             links = _validate_request(operation.without_body)
             _check_places(links.path, links.references)

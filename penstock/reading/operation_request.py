@@ -61,8 +61,8 @@ _PLAIN_MEMBERS = frozenset({"id", "method", "path", "body", "key"})
 def read_plain_operation(document: Any) -> PlainParts | None:
     """Return the parts of an operation, or None if Pydantic must read it.
 
-    Nearly all operations need no Pydantic, which takes three times as
-    long. An invalid one always does, and so does one that depends on another.
+    Nearly all operations need no Pydantic, which takes three times as long. An invalid one
+    always does, and so does one that depends on another.
     """
     if type(document) is not dict or not _PLAIN_MEMBERS.issuperset(document):
         return None

@@ -3,8 +3,8 @@
 A body was parsed, encoded again for its message, and parsed once more by the validator of its handler. That was most of
 the time to read a batch. So msgspec reads the members of each operation, and its body is cut out of what was sent.
 
-This makes no difference for anybody but the clock: msgspec checks the whole text as the parser of Pydantic does. The
-two differ in texts that are not UTF-8, in numbers that are too large for a float, and in very many levels. Such a
+A batch is accepted or rejected as if it had been parsed: msgspec checks the whole text as the parser of Pydantic does.
+The two differ in texts that are not UTF-8, in numbers that are too large for a float, and in very many levels. Such a
 document, and whatever else is unusual, is parsed into values, and so is an operation that may be invalid.
 """
 
@@ -34,7 +34,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class RawOperation(Struct, forbid_unknown_fields=True, gc=False):
-    """An operation whose body is JSON without spaces between its parts. It has few levels, and its numbers are finite.
+    """An operation whose body is JSON, with few levels and finite numbers. A short one in a line may keep spaces.
 
     The types here are those of an OperationRequest, or less strict. `value` is the operation as if it had been parsed.
     """
@@ -69,6 +69,7 @@ class RawOperation(Struct, forbid_unknown_fields=True, gc=False):
 
     @property
     def without_body(self) -> dict[str, Any]:
+        """Return the operation as a JSON value that has no body."""
         value: dict[str, Any] = {"method": self.method, "path": self.path}
         if self.id is not None:
             value["id"] = self.id
