@@ -47,7 +47,6 @@ SLOW = {
     "drop_chunks_without_a_stand_in",
     "finish_whatever_the_ending_is",
     "finish_without_the_time_of_the_start",
-    "run_a_suspect_without_looking_again",
     "blame_those_that_ran_beside_poison",
     "commit_a_group_with_a_failure",
     "run_the_members_of_a_group_apart",

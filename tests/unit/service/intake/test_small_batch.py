@@ -748,7 +748,7 @@ async def test_failure_that_only_reads_like_a_cut_off_one_is_no_culprit(
 
 
 async def test_when_time_is_over_what_is_done_is_committed(serve: Serve, database: Database) -> None:
-    service = await serve(database.operations(), sync_seconds=SOON)
+    service = await serve(database.operations(), sync_seconds=5 * SOON)  # enough for two transactions on a busy machine
     answer = await service.post(ask_for("/items/a", "/items/a", "/hanging-items/b", "/items/c", "/items/d"))
     assert answer.status == 202
     assert handed_over(service) == [2, 3, 4]
