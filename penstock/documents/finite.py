@@ -11,7 +11,7 @@ from pydantic_core import from_json
 from penstock.documents.pointer import pointer
 
 _N, _I = b"NI"
-_MANY_DIGITS = 300  # a float with fewer digits and without an exponent is finite
+_MANY_DIGITS = 200  # a float with fewer digits and an exponent of at most two digits is finite: it is below 1e298
 _SLICE_BYTES = 65_536
 _FEW_EXPONENTS, _BYTES_FOR_AN_EXPONENT = 5, 64  # a text with more of what may be exponents is not looked at further
 _ZEROS = b"0" * _MANY_DIGITS
@@ -79,9 +79,10 @@ def _has_large_number(content: bytes | bytearray) -> bool:
     classes = content.translate(_CLASSES)
     if len(classes) > _MANY_DIGITS and classes.find(_ZEROS) >= 0:
         return True
-    if classes.find(_EXPONENT) < 0:
+    exponents = classes.count(_EXPONENT)
+    if exponents == 0:
         return False
-    *before, _ = (b":" + classes).split(_EXPONENT)
-    if len(before) > _FEW_EXPONENTS + len(classes) // _BYTES_FOR_AN_EXPONENT:
+    if exponents > _FEW_EXPONENTS + len(classes) // _BYTES_FOR_AN_EXPONENT:
         return True
+    *before, _ = (b":" + classes).split(_EXPONENT)
     return any(one.endswith(b":") for one in (part.rstrip(b"0.-") for part in before))
