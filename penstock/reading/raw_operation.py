@@ -19,11 +19,13 @@ from pydantic_core import from_json, to_json
 
 from penstock.documents.finite import may_be_infinite
 from penstock.documents.nesting import MOST_LEVELS, is_shallow
+from penstock.documents.validation import MOST_BYTES
 from penstock.reading.elements import check_elements
 from penstock.reading.lines import Lines
 from penstock.reading.operation_request import LONGEST_ID, LONGEST_KEY, LONGEST_PATH
 
 _SLICE_BYTES = 65_536  # are decoded at once: a text may need four times as much memory as its UTF-8
+_MOST_BODY_BYTES = MOST_BYTES  # a larger body is parsed: if it were invalid, its validator would run twice in one turn
 _LONG_BODY_BYTES = 2_000  # in a longer one, all spaces are looked for
 _FIRST_BYTES = 64  # of a shorter one tell how the rest was written
 _BACKSLASH = 0x5C
@@ -115,7 +117,7 @@ class RawDocuments:
                 document = self._decode_each(compact)
                 document.operations = [*map(_read_one, document.operations)]
             else:
-                _check_levels(document.operations)
+                _check_bodies(document.operations)
             given = {name: raw for name in self._options if len(raw := getattr(document, name))}
             options = {name: from_json(_encode(raw), allow_inf_nan=False) for name, raw in given.items()}
         except (msgspec.DecodeError, ValueError, RecursionError):
@@ -125,19 +127,19 @@ class RawDocuments:
 
 def _read_one(content: Raw) -> Any:
     """Return one of the operations of a document. Raises ValueError if the document must be parsed."""
-    if not _is_shallow(content):
-        raise ValueError("it may have too many levels")
+    if not _is_fit(content):
+        raise ValueError("it is too large, or may have too many levels")
     try:
         return _operation_decoder.decode(content)
     except msgspec.ValidationError:
         return from_json(_encode(content), allow_inf_nan=False)
 
 
-def _check_levels(operations: Iterable[RawOperation]) -> None:
-    """Raise ValueError if the body of an operation may have too many levels."""
+def _check_bodies(operations: Iterable[RawOperation]) -> None:
+    """Raise ValueError if the body of an operation is too large, or may have too many levels."""
     long = [operation.body for operation in operations if len(operation.body) > MOST_LEVELS]
-    if not all(map(_is_shallow, long)):
-        raise ValueError("a body may have too many levels")
+    if not all(map(_is_fit, long)):
+        raise ValueError("a body is too large, or may have too many levels")
 
 
 class RawLines:
@@ -175,7 +177,7 @@ def read_raw_line(line: bytes, most_elements: int, *, is_usual: bool = False) ->
     except (msgspec.DecodeError, ValueError, RecursionError):
         return None
     body = operation.body
-    if not _is_shallow(body):
+    if not _is_fit(body):
         return None
     if _may_have_spaces(body):
         operation.body = Raw(msgspec.json.format(body, indent=-1))
@@ -186,8 +188,9 @@ def _is_usual(content: bytes | bytearray) -> bool:
     return _is_utf_8(content) and not may_be_infinite(content)
 
 
-def _is_shallow(content: Raw) -> bool:
-    return len(content) <= MOST_LEVELS or is_shallow(_encode(content))
+def _is_fit(content: Raw) -> bool:
+    size = len(content)
+    return size <= MOST_LEVELS or (size <= _MOST_BODY_BYTES and is_shallow(_encode(content)))
 
 
 def _is_utf_8(content: bytes | bytearray) -> bool:

@@ -20,6 +20,7 @@ from pydantic_core import to_json
 from typing_extensions import TypedDict
 
 from penstock import Operations
+from penstock.documents.validation import MOST_BYTES
 from penstock.errors import Misconfigured, PenstockError
 from penstock.message import _read, decode_chunk, encode_parts, join_message
 from penstock.reading import operation_reader, raw_operation
@@ -130,7 +131,8 @@ NAMES = ["a", "b", "A", "name", "age", "items", "sku", "n", "price", "kind", "da
 NUMBERS = [
     *("0", "-0", "1", "-1", "1.0", "1.10", "-0.0", "1e5", "1E+5", "1e-7", "1e400", "-1e309", "1e0400", "1e-400"),
     *("12345678901234567890", "1" + "0" * 308, "1" + "0" * 309, "1" + "0" * 309 + ".5", "0.1234567890123456789"),
-    *("9" * 999, "9" * 1_001, "179769313486231580793e289", "01", "+1", ".5", "1.", "1e", "NaN"),
+    *("9" * 999, "9" * 1_001, "179769313486231580793e289", "1" + "0" * 250 + "e99"),
+    *("9" * 290 + "e45", "9" * 199 + "e99", "01", "+1", ".5", "1.", "1e", "NaN"),
     *("Infinity", "-Infinity"),
 ]
 TEXTS = [
@@ -422,6 +424,8 @@ def test_only_what_is_unusual_is_parsed() -> None:
     usual, unusual = operation("/any", "1"), '{"method":"POST","path":"/any","more":1}'
     assert [type(one) for one in raw_of(usual, unusual, usual)] == [RawOperation, dict, RawOperation]
     assert raw_of(usual, operation("/any", "1e400")) is None
+    assert raw_of(usual, operation("/any", '"' + "x" * MOST_BYTES + '"')) is None  # it could be invalid, and take long
+    assert read_raw_line(operation("/any", '"' + "x" * MOST_BYTES + '"').encode(), 10**6) is None
     assert read_raw_line(unusual.encode(), 10**6) is None
 
 
