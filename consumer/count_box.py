@@ -17,7 +17,8 @@ from penstock.queue import Delivery
 from penstock.store import Group
 from penstock.waiting import happens
 
-MOST_CHUNKS = 5  # of a group. More would keep a consumer from receiving chunks, of which it holds a limited number
+MOST_CHUNKS = 5  # of a group
+MOST_WAITING = 10  # of all groups. More would keep the consumer from receiving chunks: it holds a limited number
 MOST_BYTES = 2 * 1024 * 1024  # of all chunks that wait: they stay in memory until then
 
 
@@ -42,8 +43,8 @@ class CountBox:
     """Chunks whose records are committed wait here before they are counted. They hold no slot.
 
     Those of a group leave together: after a pause that `count_pace.py` decides, when they are many, when no other chunk
-    of the group is in progress here, or when the consumer drains. All leave when they take much memory. If failures may
-    stop their batch, chunks do not wait. `on_wait` is called when one starts to wait.
+    of the group is in progress here, or when the consumer drains. All leave when all together are many or large. If
+    failures may stop their batch, chunks do not wait. `on_wait` is called when one starts to wait.
     """
 
     def __init__(self, clock: Clock, on_wait: Callable[[], None] = lambda: None) -> None:
@@ -84,7 +85,7 @@ class CountBox:
         self._waiting[delivery.receipt] = delivery
         self._on_wait()
         box.depart_if_due()
-        if sum(len(delivery.body) for delivery in self._waiting.values()) >= MOST_BYTES:
+        if self._is_full():
             self._depart_all()
         try:
             if not await happens(departure, pause):
@@ -107,6 +108,10 @@ class CountBox:
             box.depart_if_due()
         else:
             del self._boxes[key]
+
+    def _is_full(self) -> bool:
+        waiting_bytes = sum(len(delivery.body) for delivery in self._waiting.values())
+        return len(self._waiting) >= MOST_WAITING or waiting_bytes >= MOST_BYTES
 
     def _depart_all(self) -> None:
         for box in self._boxes.values():

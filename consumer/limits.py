@@ -20,7 +20,8 @@ from penstock.store import Store
 from penstock.telemetry import Event, get_log
 
 DENIAL_POLL_SECONDS = 1.0
-# Until all consumers have read a change of a batch, and counted what waits to be counted, with the time of their calls.
+# Until all consumers have read a change of a batch and counted the chunks that waited to be counted, with the time of
+# their calls.
 KNOWN_SECONDS = FRESH_SECONDS + MOST_SECONDS + 1.0
 
 

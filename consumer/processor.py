@@ -508,6 +508,8 @@ class Processor:
           whose record is rejected.
         - *Follow up* comes before *count*. A counted chunk proves that its follow-ups are on the queue. In the other
           order, a crash between the two would lose the operations in them.
+        - *Count* waits for other chunks of its group for a moment, in the count box. The record is committed and the
+          follow-ups are sent, so a crash in that time loses nothing.
         - *Count* comes before *dead letters*. A redrive subtracts the failures that it runs again. If they were not
           counted yet, a counter would be too low for a while. If the sweep has closed the group, the chunk is not
           counted, and its operations have another outcome already: then no dead letters are sent.

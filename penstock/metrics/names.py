@@ -56,7 +56,7 @@ class Metric(StrEnum):
         "ChunkSeconds",
         Unit.SECONDS,
         (Program.CONSUMER,),
-        "Time from the receipt of a chunk to its acknowledgement: waiting for slots, running handlers, recording.",
+        "Time from the receipt of a chunk to its acknowledgement: waiting for slots, running, recording, counting.",
     )
     IN_FLIGHT = (
         "InFlight",

@@ -19,6 +19,7 @@ from penstock.clock import SystemClock
 from penstock.consumer import consumer as consuming
 from penstock.consumer import inlets
 from penstock.consumer.consumer import Consumer, Held
+from penstock.consumer.count_pace import CountPaces
 from penstock.errors import (
     HandlersStuck,
     Misconfigured,
@@ -761,3 +762,25 @@ async def test_consumer_whose_handlers_do_not_end_hands_on_what_waits_and_ends(
     assert await plant.queue.depth() == 1
     plant.toys.gate.set()
     logs.clear()
+
+
+async def test_chunk_that_waits_to_be_counted_is_no_load_and_leaves_when_the_consumer_drains(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(CountPaces, "pause", lambda *_: 60 * UNIT_SECONDS)
+    plant = Plant(concurrency=2)
+
+    async def one_waits() -> bool:
+        return any(map(plant.consumer._count_box.holds, (held.delivery for held in plant.consumer._held.values())))
+
+    async def it_is_counted() -> bool:
+        return await plant.counts() == Counts(1)
+
+    await plant.submit("/wait", "/succeed", chunk_operations=1)
+    async with plant.running():
+        await eventually(one_waits)
+        load = plant.consumer._loads()[Priority.NORMAL]
+        assert (load.chunks, load.operations) == (2, 1)
+        plant.ask_to_stop()
+        await eventually(it_is_counted)
+        plant.toys.gate.set()

@@ -11,6 +11,7 @@ from penstock.batch import Batch, Counts, FailureLimit
 from penstock.chunk import GROUP_CHUNKS, Chunk
 from penstock.consumer import count_box, count_pace
 from penstock.consumer.count_box import CountBox
+from penstock.consumer.count_pace import CountPaces
 from penstock.queue import Delivery
 from penstock.store import Group
 from penstock.testing import FakeClock
@@ -19,10 +20,10 @@ from tests.support.builders import build_batch
 LARGE = build_batch(1_000_000, 1_000_000)
 
 
-def box_of(batch: Batch = LARGE, *, completed: int = 20) -> CountBox:
+def box_of(batch: Batch = LARGE, *, completed: int = 20, on_wait: Callable[[], None] = lambda: None) -> CountBox:
     """Return a box that has seen two counts of the first group, of ten operations in a second."""
     clock = FakeClock()
-    box = CountBox(clock)
+    box = CountBox(clock, on_wait)
     for counts in (Counts(completed - 10), Counts(completed)):
         clock.advance(1)
         box.note(delivery_of("before"), batch, 0, Group(counts))
@@ -83,8 +84,7 @@ async def test_chunks_of_a_group_leave_together_after_a_pause(monkeypatch: pytes
 
 async def test_owner_is_told_when_a_chunk_starts_to_wait() -> None:
     told: list[bool] = []
-    box = box_of()
-    box._on_wait = lambda: told.append(True)
+    box = box_of(on_wait=lambda: told.append(True))
     with another_in_progress(box):
         async with waiting(box, 2):
             assert len(told) == 2
@@ -150,6 +150,35 @@ async def test_many_chunks_leave_early() -> None:
     with another_in_progress(box):
         async with waiting(box, count_box.MOST_CHUNKS) as left:
             assert left == []
+
+
+async def test_all_leave_when_those_of_several_groups_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(count_box, "MOST_WAITING", 3)
+    box = box_of()
+    monkeypatch.setattr(CountPaces, "pause", lambda *_: 60.0)
+    other = Chunk(LARGE.id, str(GROUP_CHUNKS), 1, ())
+    with another_in_progress(box), box.chunk_in_progress(delivery_of("of the second group"), other):
+        async with waiting(box, 2) as first:
+            assert len(first) == 2
+            async with waiting(box, 1, group=1) as second:
+                assert first == second == []
+
+
+async def test_cancelled_chunk_leaves_nothing_behind() -> None:
+    box = box_of()
+
+    async def wait(delivery: Delivery) -> None:
+        with box.chunk_in_progress(delivery, chunk_of(LARGE, 0)):
+            await box.wait(delivery, LARGE, 0)
+
+    with another_in_progress(box):
+        task = asyncio.create_task(wait(delivery_of("cancelled")))
+        await settle()
+        assert box.holds(delivery_of("cancelled"))
+        task.cancel()
+        await asyncio.wait([task])
+        assert not box.holds(delivery_of("cancelled"))
+    assert box._boxes == {}
 
 
 async def test_large_chunks_leave_early(monkeypatch: pytest.MonkeyPatch) -> None:

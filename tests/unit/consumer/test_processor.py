@@ -15,6 +15,7 @@ from penstock.chunk import Chunk, Operation
 from penstock.consumer import patience, quarantine
 from penstock.consumer.attempt import Evidence, StartNote
 from penstock.consumer.batches import ACCEPT_WAIT_SECONDS
+from penstock.consumer.count_box import CountBox
 from penstock.consumer.processor import ACCEPTING_RELEASE_SECONDS
 from penstock.errors import AcceptanceLost, LostItem, RejectedCall, Unavailable
 from penstock.message import decode_chunk, encode_chunk
@@ -215,6 +216,25 @@ async def test_batch_that_one_chunk_completes_is_started_by_the_call_that_finish
     assert calls == [*reads, "commit_chunk", "count_chunk", "finish_batch"]
     batch = await rig.batch()
     assert (batch.state, batch.started_at, batch.finished_at) == (BatchState.COMPLETED, NOW, NOW + 1)
+
+
+async def test_chunk_waits_to_be_counted_once_its_follow_ups_are_sent(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the consumer dies while it waits, nothing of that is lost."""
+    steps = list[str]()
+
+    async def wait(*_: Any) -> None:
+        steps.append("wait")
+
+    def watch(call: str, moment: Moment) -> None:
+        if moment == "after" and call in {"store.commit_chunk", "chunks.send", "store.count_chunk"}:
+            steps.append(call)
+
+    monkeypatch.setattr(CountBox, "wait", wait)
+    await rig.submit(build_operations("/second-time-right", "/succeed"))
+    await rig.process_next(rig.processor(watch))
+    assert steps == ["store.commit_chunk", "chunks.send", "wait", "store.count_chunk"]
 
 
 async def test_batch_that_is_cancelled_while_it_finishes_has_the_time_of_its_start(rig: Rig) -> None:
