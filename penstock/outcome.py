@@ -123,7 +123,7 @@ class FollowUp:
     paths: tuple[tuple[int, str], ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True)  # without slots, because `counts` is kept once it was computed
 class ChunkRecord:
     """The durable result of a chunk. It also keeps the failed operations, since a retry needs them.
 

@@ -44,10 +44,10 @@ class Histogram:
         """Add values, in half of the time that adding each of them takes."""
         buckets = self.buckets
         for value in values:
-            bucket = _ceil(_log(value) * _PER_E + _OFFSET) if value > SMALLEST else 0
+            bucket = _ceil(_log(value) * _PER_E + _OFFSET) if value > SMALLEST else 0  # as in `add`
             buckets[bucket] = buckets.get(bucket, 0) + 1
         self.total += sum(values)
-        self.largest = max(self.largest, *values)
+        self.largest = max((self.largest, *values))
 
     def merge(self, other: "Histogram") -> None:
         for bucket, count in other.buckets.items():

@@ -115,7 +115,7 @@ class DirectCalls:
                 else:
                     returned = await call_single(route, self._source, self._number, (operation, arguments), None)
                 if worker.has_waited:
-                    return returned
+                    return returned  # to `_wait`, because `perform` has left
                 if returns_much is None:
                     returns_much = self._results.memory.expects_much(route.name)
                 result = NOT_SHORT if returns_much else short_copy(returned)
@@ -128,6 +128,7 @@ class DirectCalls:
                 if failure is None:
                     raise
                 result, verdict = NOT_SHORT, failure
+            returned = None  # it need not stay in memory while the next handler waits
             now = monotonic()
             slice_.verdicts[operation.index] = verdict
             if result is not NOT_SHORT:

@@ -21,7 +21,7 @@ Performing = Coroutine[Any, Any, Verdicts]
 class Slice:
     """What a worker may perform in a slice, and what it has performed so far. The worker uses it for all its slices.
 
-    `pending` has the lots that have not started. `verdicts` gets the verdicts of those that end without waiting.
+    `pending` has the lots that may start next. `verdicts` gets the verdicts of those that end without waiting.
     """
 
     worker: Worker
@@ -36,6 +36,8 @@ class Slice:
 
     def is_over(self, now: float) -> bool:
         """Return True if the worker must not perform another lot in this slice. `now` is the time after the last one.
+
+        Note on the worker whether a handler has left a mark.
 
         What allows a start changes in other tasks, which do not run meanwhile, and by what a handler itself does.
         """

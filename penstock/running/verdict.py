@@ -21,6 +21,7 @@ CANCELLED_ITSELF = "The handler cancelled its own task."
 NOT_SHORT: Any = object()  # instead of the copy of a result, which may be None
 MAX_DETAIL_CHARACTERS = 2_000  # so that errors never outgrow the operations they travel with
 _JSON_TYPES = frozenset({dict, list, str, int, float, bool, type(None)})
+_SIZED_TYPES = frozenset({dict, list, str})  # their JSON has more bytes than they have members or characters
 _encode, _decode = msgspec.json.Encoder().encode, msgspec.json.Decoder().decode  # in half of Pydantic's time
 
 
@@ -159,8 +160,8 @@ def short_copy(result: Any) -> Any:
     It is a copy, because the handler may keep its own, and change it later. It equals the result, so nothing of that is
     lost or turned into something else: where JSON has no such value, it would not be equal, as null is not NaN.
     """
-    if type(result) not in _JSON_TYPES:
-        return NOT_SHORT
+    if type(result) not in _JSON_TYPES or (type(result) in _SIZED_TYPES and len(result) > FEW_BYTES):
+        return NOT_SHORT  # without encoding what is certainly long
     try:
         content = _encode(result)
         if len(content) <= FEW_BYTES:
