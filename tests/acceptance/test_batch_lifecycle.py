@@ -91,15 +91,15 @@ async def test_batches_of_many_clients_at_once_do_not_mix(running: Installation)
 
 @pytest.mark.story("counters are exact at every read", "serve", "consume")
 async def test_progress_rises_to_the_end_and_never_falls(running: Installation) -> None:
-    batch_id = await running.api.submit(lingers(300, seconds=0.05))
+    batch_id = await running.api.submit(lingers(600, seconds=0.1))
 
     statuses = await watch(running.api, batch_id)
 
     completed = [status.completed for status in statuses]
     assert completed == sorted(completed)
     assert len(set(completed)) > 4, "it was hardly watched while it ran"
-    assert statuses[-1] == Status("completed", 300, 300, 300, 0, 0, 0, 1.0)
-    assert [status.progress for status in statuses] == [count * 10_000 // 300 / 10_000 for count in completed]
+    assert statuses[-1] == Status("completed", 600, 600, 600, 0, 0, 0, 1.0)
+    assert [status.progress for status in statuses] == [count * 10_000 // 600 / 10_000 for count in completed]
 
 
 async def test_results_can_be_read_while_the_batch_runs(running: Installation) -> None:
