@@ -290,6 +290,9 @@ def was_ended(item: Item, ending: Ending, reason: str) -> bool:
 
 SPENT = "sqs_units", "write_units", "read_units", "requests"  # in thousandths
 _HISTORY = "slice"
+# What the first count of a group writes, and a later one leaves out if it would not change. A sweep of an earlier
+# version needs the four counts, even if they are 0: it closes a group only if each of them is as it was read.
+OF_EVERY_COUNTER = frozenset(OutcomeState) | {"completed", "expires_at"}
 GROUP_WITHOUT_DONE = ", ".join(
     ["succeeded, failed, cancelled, expired, redelivered, closed, counted_at", *SPENT]
     + [f"{_HISTORY}{number}" for number in range(SLICES)]
@@ -399,14 +402,19 @@ def is_whole_group(batch: Batch, group: int, records: Sequence[ChunkRecord]) -> 
     return sum_counts(record.counts for record in records).completed == batch.group_totals[group]
 
 
-def amounts_of_count(batch: Batch, records: Sequence[ChunkRecord], at: float | None, spent: Units) -> dict[str, Value]:
-    """Return what a count adds to the counter of its group. The four counts are among them, even if they are 0."""
+def amounts_of_count(
+    batch: Batch, records: Sequence[ChunkRecord], at: float | None, spent: Units, *, with_zeros: bool = True
+) -> dict[str, Value]:
+    """Return what a count adds to the counter of its group.
+
+    The four counts and `completed` are among them even if they are 0, unless the counter has them already.
+    """
     counts = sum_counts(record.counts for record in records)
     redelivered = sum(record.redelivered for record in records)
     slice_ = slice_of_count(batch, counts.completed, at)
+    counted = {**counts_to_values(counts), "completed": number(counts.completed)}
     return {
-        **counts_to_values(counts),
-        "completed": number(counts.completed),
+        **{name: amount for name, amount in counted.items() if with_zeros or amount != number(0)},
         **({"redelivered": number(redelivered)} if redelivered else {}),
         **({slice_: number(counts.completed)} if slice_ else {}),
         **spent_to_values(spent),

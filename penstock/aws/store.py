@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 FOLD_AT = 128  # ids in a counter. DynamoDB bills each write by the size of the whole item
 FOLDS_KEPT = 50  # groups of which a process remembers what is folded
+BEGUN_KEPT = 1_000  # groups of which a process remembers that their counter has all attributes that a count repeats
 CHUNKS_IN_COUNT = 32  # their condition has about 2 KB; DynamoDB accepts 4 KB and 300 operators
 READS_IN_CALL = 40  # items of up to 400 KB: an answer of DynamoDB has up to 16 MB, so it has room for all of them
 _ONE_WRITE = Units(writes=1, requests=1)
@@ -74,6 +75,7 @@ class DynamoDbStore(
         self._reads = Gatherer(self._read_items, up_to(READS_IN_CALL))
         self._counts: dict[tuple[str, int], Gatherer[_Count, Group]] = {}
         self._folds: dict[tuple[str, int], items.Fold] = {}  # as last seen; the table says if one is out of date
+        self._begun: dict[tuple[str, int], None] = {}  # groups whose counter was seen with `items.OF_EVERY_COUNTER`
 
     async def check(self) -> None:
         await self._table.check(items.batch_key("none"))
@@ -697,19 +699,27 @@ class DynamoDbStore(
     async def _count_after(
         self, fold: items.Fold, batch: Batch, records: Sequence[ChunkRecord], at: float | None
     ) -> Done | Blocked:
+        """Count chunks in an update. What an earlier one has written is left out of it: each part takes a server time.
+
+        Once the batch has expired, the table may have deleted the counter, so everything is written.
+        """
         group = group_of(records[0].chunk_id)
         conditions, values = items.conditions_of_count(records, batch.group_totals[group], fold)
+        is_begun = (batch.id, group) in self._begun and at is not None and at < batch.expires_at
         with self._table.bills.report(batch.id, _WRITE_AND_DELETION) as report:
-            amounts = items.amounts_of_count(batch, records, at, report.units)
-            actions = [f"{fold.set_name} :chunks", *map(_add_to, amounts)]
+            amounts = items.amounts_of_count(batch, records, at, report.units, with_zeros=not is_begun)
+            times = {
+                **({} if is_begun else {"expires_at": whole_seconds(batch.expires_at)}),
+                **({} if at is None else {"counted_at": seconds(at)}),
+            }
+            added = [f"{fold.set_name} :chunks", *map(_add_to, amounts)]
             counted = await self._table.update_if(
                 " AND ".join([fold.condition, *conditions]),
                 items.count_key(batch.id, group),
-                f"ADD {', '.join(actions)} SET expires_at = :expires_at{'' if at is None else ', counted_at = :at'}",
+                " ".join([*_clause("ADD", added), *_clause("SET", list(map(_set_to, times)))]),
                 {
                     "chunks": texts(record.chunk_id for record in records),
-                    "expires_at": whole_seconds(batch.expires_at),
-                    **({} if at is None else {"at": seconds(at)}),
+                    **times,
                     **amounts,
                     **values,
                     **fold.values,
@@ -718,7 +728,16 @@ class DynamoDbStore(
                 return_blocker=True,
             )
             report.is_done = isinstance(counted, Done)
+        self._note_begun(batch.id, group, counted.item)
         return counted
+
+    def _note_begun(self, batch_id: str, group: int, counter: Item) -> None:
+        """Remember whether a counter has all that every count would otherwise write again."""
+        self._begun.pop((batch_id, group), None)
+        if counter.keys() >= items.OF_EVERY_COUNTER:
+            self._begun[batch_id, group] = None
+        if len(self._begun) > BEGUN_KEPT:
+            del self._begun[next(iter(self._begun))]
 
     async def _with_room(
         self, batch_id: str, group: int, write: Callable[[], Awaitable[Done | Blocked]]

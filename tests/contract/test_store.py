@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import random
+import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -1986,6 +1987,49 @@ async def test_sweep_of_an_earlier_version_sees_that_a_whole_group_is_counted(st
     counter = await store._table.get(items.count_key(batch.id, 0))
     assert counter is not None
     assert (counter["succeeded"], counter["completed"]) == ({"N": "0"}, {"N": "5"})
+
+
+@on_servers
+async def test_later_counts_leave_out_what_the_counter_has(
+    store: DynamoDbStore, batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sweep of an earlier version needs all four counts, and the table needs the time of the deletion."""
+    changes: list[str] = []
+    update_if = store._table.update_if
+
+    async def noting(condition: str, key: Any, change: str, values: Any, **options: Any) -> table.Done | table.Blocked:
+        changes.append(change)
+        return await update_if(condition, key, change, values, **options)
+
+    monkeypatch.setattr(store._table, "update_if", noting)
+    for chunk_id, counts in ("0", Counts(1)), ("1", Counts(1, 2)), ("2", Counts(cancelled=3)):
+        await store.count_chunk(batch, counting(chunk_id, counts), NOW)
+    assert [re.findall("succeeded|failed|cancelled|expired|expires_at", change)[::2] for change in changes] == [
+        ["succeeded", "failed", "cancelled", "expired", "expires_at"],
+        ["succeeded", "failed"],
+        ["cancelled"],
+    ]
+    counter = await store._table.get(items.count_key(batch.id, 0))
+    assert counter is not None
+    assert counter.keys() >= items.OF_EVERY_COUNTER
+    assert await read_counts(store, batch, 0) == [Counts(2, 2, 3)]
+
+
+@on_servers
+@pytest.mark.parametrize("seconds_after_expiry", [-1, 0])
+async def test_counter_that_the_table_has_lost_is_written_as_a_whole(
+    store: DynamoDbStore, batch: Batch, seconds_after_expiry: float
+) -> None:
+    """Before the batch expires, as when a backup is restored, that takes one more count."""
+    key, at = items.count_key(batch.id, 0), batch.expires_at + seconds_after_expiry
+    for chunk_id in "01":
+        await store.count_chunk(batch, counting(chunk_id, Counts(1)), NOW)
+    await store._table.client.delete_item(TableName=store._table.name, Key=key)
+    for chunk_id in "23" if seconds_after_expiry < 0 else "2":
+        await store.count_chunk(batch, counting(chunk_id, Counts(1)), at)
+    counter = await store._table.get(key)
+    assert counter is not None
+    assert counter.keys() >= items.OF_EVERY_COUNTER
 
 
 @on_servers
