@@ -389,11 +389,11 @@ class Consumer:
         self._inlets[held.delivery.priority].learn_size(len(chunk.operations))
 
         def ended(count: int) -> None:
+            self._pacer.count(count)
             if held.note_ended(count):
                 self._moved.set()
 
         await self._processor.process(held.delivery, chunk, ended)
-        self._pacer.count(len(chunk.operations))
 
     def _loads(self) -> dict[Priority, Load]:
         """Return what is held of each priority.

@@ -31,7 +31,7 @@ class Pacer:
         self._published: dict[str, float] = {}
         self._forgotten_at = clock.monotonic() + REFRESH_SECONDS
         self._outage = Outage(Event.PACE_NOT_PUBLISHED)
-        self._unmeasured = 0  # operations that have run before the first measurement
+        self._unmeasured = 0  # operations that have ended before the first measurement
         self._has_measured = asyncio.Event()
         self.overall = Pace()  # of all operations that this process runs
 
@@ -51,9 +51,10 @@ class Pacer:
         await happens(self._has_measured, PUBLISH_SECONDS)
 
     def count(self, operations: int) -> None:
-        """Count operations that have run. Measure for the first time as soon as there are enough of them.
+        """Count operations that have ended. Measure for the first time as soon as there are enough of them.
 
-        Until the first measurement, the consumer receives large chunks one by one.
+        Until the first measurement, the consumer receives large chunks one by one. So it does not wait for the end of
+        a chunk, whose letters and counts may wait for those of others.
         """
         if self.overall.seconds is None:
             self._unmeasured += operations

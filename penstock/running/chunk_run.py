@@ -233,8 +233,8 @@ class ChunkRun:
                 if slice_.is_over(now) or is_full or self._line is not None or not self._pending:
                     break
         finally:
+            self._performer.end_slice()  # first, so that whoever hears of the ended ones finds their time
             self._report_ended()
-            self._performer.end_slice()
             if count:
                 self._took(count, seconds)
         return bool(self._pending) and not worker.is_marked
@@ -336,8 +336,8 @@ class ChunkRun:
 
     def _with_report(self, waiting: Performing) -> Performing:
         """Report what has ended before a handler, because that may wait for long, or never end."""
-        self._report_ended()
         self._performer.end_slice()
+        self._report_ended()
         return waiting
 
     def _give_up_rest(self) -> None:

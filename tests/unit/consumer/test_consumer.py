@@ -17,9 +17,10 @@ from penstock.batch import BatchState, Counts
 from penstock.chunk import Chunk
 from penstock.clock import SystemClock
 from penstock.consumer import consumer as consuming
-from penstock.consumer import inlets
+from penstock.consumer import inlets, pacer
 from penstock.consumer.consumer import Consumer, Held
 from penstock.consumer.count_pace import CountPaces
+from penstock.consumer.pacer import ENOUGH_TO_MEASURE
 from penstock.errors import (
     HandlersStuck,
     Misconfigured,
@@ -288,6 +289,20 @@ async def test_first_guess_is_what_the_front_end_plans_and_then_it_learns() -> N
 
 
 # Priorities.
+
+
+async def test_first_measurement_does_not_wait_for_the_end_of_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pacer, "PUBLISH_SECONDS", 60 * UNIT_SECONDS)
+    plant = Plant(concurrency=2)
+    await plant.submit(*["/succeed"] * ENOUGH_TO_MEASURE, "/wait")
+
+    async def is_published() -> bool:
+        return bool(await plant.parts.store.read_handler_seconds(["POST /succeed"]))
+
+    async with plant.running():
+        await eventually(is_published)
+        assert plant.recorded() == {}
+        plant.toys.gate.set()
 
 
 async def test_each_queue_is_polled_at_the_same_time_while_there_is_nothing() -> None:
