@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from pydantic_core import from_json, to_json
 
 from penstock.documents.finite import TOO_LARGE, pointer_to_not_finite
+from penstock.documents.nesting import TOO_DEEP, is_too_deep
 from penstock.documents.pointer import pointer
 from penstock.documents.validation import errors_of, is_large
 from penstock.errors import Flaw
@@ -133,7 +134,9 @@ class OperationReader:
         try:
             if value is not None and (place := pointer_to_not_finite(value, body)) is not None:
                 raise InvalidOperation([Flaw("/body" + place, TOO_LARGE)])
-            if route is not None:
+            if route is None:
+                self._accept_invalid(value, body)
+            else:
                 open_ = () if links is None else links.references
                 self._check_arguments(route, path, value, body, has_body=has_body, open_=open_)
         except InvalidOperation as error:
@@ -155,7 +158,6 @@ class OperationReader:
         except UnknownOperation:
             if not self.accepts_unknown:
                 raise
-            self.invalid_accepted += 1
             return None
 
     def _check_arguments(
@@ -173,7 +175,13 @@ class OperationReader:
         except InvalidOperation:
             if not self.accepts_invalid:
                 raise
-            self.invalid_accepted += 1
+            self._accept_invalid(value, body)
+
+    def _accept_invalid(self, value: Any, body: bytes) -> None:
+        """Count an operation that will fail. Raise InvalidOperation if consumers could not even read its body."""
+        if is_too_deep(value, body):
+            raise InvalidOperation([Flaw("/body", TOO_DEEP)])
+        self.invalid_accepted += 1
 
     def _validate(self, document: Any) -> OperationRequest:
         """Return an operation as Pydantic reads it. Raises ValidationError."""

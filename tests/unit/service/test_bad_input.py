@@ -52,6 +52,10 @@ operations = Operations()
 async def run(name: str, body: Any = None) -> None: ...
 
 
+@operations.post("/nobody")
+async def run_without_body() -> None: ...
+
+
 def one(body: bytes) -> bytes:
     return b'{"operations":[{"method":"POST","path":"/run/a","body":' + body + b"}]}"
 
@@ -169,22 +173,41 @@ async def test_number_out_of_its_range_is_refused(service: Service, parts: Memor
         assert answer.status in {400, 422}
 
 
-@pytest.mark.parametrize("way", ["document", "stream", "background"])
+@pytest.mark.parametrize("way", ["document", "stream", "background", "rows", "invalid rows", "odata", "unknown"])
 @pytest.mark.parametrize(("before", "after"), [(b"[", b"]"), (b'{"a":', b"}")])
 async def test_body_that_is_accepted_can_be_decoded_on_every_way(
     service: Service, way: str, before: bytes, after: bytes
 ) -> None:
-    for levels in (MOST_LEVELS, *range(MOST_LEVELS + 1, 210)):
-        body = before * levels + b"1" + after * levels
-        line = b'{"method":"POST","path":"/run/a","body":' + body + b"}"
-        headers = {"Prefer": "respond-async"} if way == "background" else {}
-        content_type = NDJSON if way == "stream" else JSON
-        content = line if way == "stream" else b'{"operations":[' + line + b"]}"
-        answer = await service.post_content(content, content_type, **headers)
+    for levels in range(MOST_LEVELS, 210):
+        body = before * (levels - 1) + b"1" + after * (levels - 1)
+        answer = await send_on(way, service, b'{"a":' + body + b"}")
         assert (answer.status in {200, 202}) is (levels <= MOST_LEVELS), answer.content
         assert answer.status in {200, 202, 400, 422}
     for message in service.parts.chunks.messages:
         decode_chunk(message.body)
+
+
+async def send_on(way: str, service: Service, body: bytes) -> Answer:
+    """Send a batch whose only operation has this body."""
+    operation = b'{"method":"POST","path":"/run/a","body":' + body + b"}"
+    rows = "/batch?method=POST&path=/run/a"
+    path, content_type, content = {
+        "document": ("/batch", JSON, b'{"operations":[' + operation + b"]}"),
+        "background": ("/batch", JSON, b'{"operations":[' + operation + b"]}"),
+        "stream": ("/batch", NDJSON, operation),
+        "rows": (rows, NDJSON, body),
+        "invalid rows": ("/batch?method=POST&path=/nobody&invalidRows=fail", NDJSON, body),
+        "odata": ("/$batch", JSON, b'{"requests":[' + request_of(b"run/a", body) + b"]}"),
+        "unknown": ("/$batch", JSON, b'{"requests":[' + request_of(b"nowhere", body) + b"]}"),
+    }[way]
+    prefer = {} if way in {"document", "stream"} else {"Prefer": "respond-async"}
+    return await service.ask("POST", path, data=content, headers={"Content-Type": content_type, **prefer})
+
+
+def request_of(url: bytes, body: bytes) -> bytes:
+    """Return an individual request of an OData batch."""
+    headers = b'{"Content-Type":"application/json"}'
+    return b'{"id":"1","method":"POST","url":"' + url + b'","headers":' + headers + b',"body":' + body + b"}"
 
 
 @pytest.mark.parametrize("prefer", ["", "respond-async"])

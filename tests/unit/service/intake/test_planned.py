@@ -115,6 +115,22 @@ async def test_each_row_of_a_csv_file_is_an_operation(plant: Callable[..., Any])
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("levels", [191, 198, 200])
+async def test_a_row_that_is_too_deep_for_a_message_makes_the_file_invalid(
+    plant: Callable[..., Any], levels: int
+) -> None:
+    built = await plant()
+    content = b'{"a":1}\n{"a":' + b"[" * (levels - 1) + b"]" * (levels - 1) + b"}\n"
+
+    answer = await built.submit(content, "method=POST&path=/numbers&invalidRows=fail")
+    await built.work()
+
+    status = await built.status(answer.body["batchId"])
+    assert status["status"] == "failed"
+    assert [(one["pointer"], one["line"]) for one in status["errors"]] == [("/operations/1/body", 2)]
+    assert not built.service.parts.dead_letters.messages
+
+
 @operations.post("/rows/{number}")
 async def take_row(number: int) -> int:
     return number
