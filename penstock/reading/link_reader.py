@@ -5,6 +5,7 @@ and only their ids are kept. Pure.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import takewhile
 from types import MappingProxyType
 
 from penstock.chunk import Links, Reference, UrlRule
@@ -30,7 +31,7 @@ class LinkReader:
         self._index_of: dict[str, int] = {}  # of recent ids
         self._group: str | None = None  # the name of the last one
         self._first_of_group = self._last_of_group = -1
-        self._reach: dict[int, int] = {}  # the first operation that each is linked with; not of those that are planned
+        self._reach: dict[int, int] = {}  # the first operation that each linked one is linked with, until it is planned
 
     def note(self, index: int, operation_id: str) -> None:
         """Note the id of the next operation, once `is_used`."""
@@ -106,11 +107,10 @@ class LinkReader:
                 return range(reach, index + 1)
         return None
 
-    def forget(self, indexes: range) -> None:
-        """Forget the links of operations that need not be planned any more."""
-        if self._reach:
-            for index in indexes:
-                self._reach.pop(index, None)
+    def forget_before(self, index: int) -> None:
+        """Forget the links of all operations before this one: they need not be planned any more."""
+        for one in list(takewhile(lambda linked: linked < index, self._reach)):
+            del self._reach[one]
 
     def _problem(self, index: int, name: str, found: int, named: dict[int, None]) -> str | None:
         if found == index:

@@ -251,8 +251,9 @@ class Draft:
         large one.
         """
         self._encode_added()
-        if self.flaws.count:
-            self._forget_added(len(self._encoded))  # the batch is invalid and will not be sent
+        if self.flaws.count:  # the batch will not be sent
+            self._links.forget_before(self.total)
+            self._forget_added(len(self._encoded))
             return
         await self._plan(len(self._encoded) - self._count_near(), share)
 
@@ -270,7 +271,7 @@ class Draft:
         self._add_giants(first, self._sizes[:count])
         if not self._giants.count:  # otherwise the batch will be rejected
             self._add_to_plan(first, runs, seconds)
-        self._links.forget(range(first, first + count))
+        self._links.forget_before(first + count)
         if self.counts_handlers:
             self._planned_by_handler.update(self._handlers[:count])
         self._forget_added(count)

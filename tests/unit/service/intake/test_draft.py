@@ -1,4 +1,4 @@
-"""What a draft keeps of a batch with operations that are too large."""
+"""What a draft keeps of operations until they are planned, and how large it takes them to be."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from penstock import Operations
-from penstock.errors import LimitPassed
+from penstock.errors import InvalidRequest, LimitPassed
 from penstock.message import decode_chunk
 from penstock.reading.raw_operation import read_raw_line
 from penstock.service.handler_times import HandlerTimes
@@ -42,6 +42,18 @@ async def test_links_behind_an_operation_that_is_too_large_are_forgotten(draft: 
     assert len(draft._links._reach) < 200
     with pytest.raises(LimitPassed, match="1 operation is too large"):
         await draft.finish_plan()
+
+
+async def test_links_of_a_batch_that_is_invalid_already_are_forgotten(draft: Draft) -> None:
+    for index in range(1_000):
+        draft.add(of(1, dependsOn=[str(index - 1)]) if index else of(1))
+        if index == 200:
+            draft.add("no operation")
+        if index % 100 == 0:
+            await draft.plan_added(0.5)
+    assert len(draft._links._reach) < 200
+    with pytest.raises(InvalidRequest):
+        await draft.check()
 
 
 NUMBERS = ",".join(["1.1000000000000000000000000"] * 200)
