@@ -11,7 +11,7 @@ from penstock.export import ExportPart
 from penstock.file_writer import FileWriter
 from penstock.files.csv_table import CsvTable
 from penstock.service.batches.csv_results import FIRST, PREFIX, row_of
-from penstock.service.batches.families import WINDOW_BYTES, WINDOW_OUTCOMES, Window
+from penstock.service.batches.families import WINDOW_BYTES, WINDOW_OUTCOMES, Window, lines_in
 from penstock.service.batches.results import Cursor
 from penstock.service.content import CSV, NDJSON
 
@@ -25,25 +25,34 @@ _GZIP_LEVEL = 6
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """Outcomes that follow each other, as lines of JSON, and the position after them."""
+    """Outcomes that follow each other, as lines of JSON, and the position after them.
 
-    lines: list[bytes]
+    The texts are those of the windows. Each has one line or several, so that no line is in memory twice.
+    """
+
+    texts: Sequence[bytes]
+    count: int
     cursor: Cursor
 
     @property
     def size(self) -> int:
-        return sum(map(len, self.lines))
+        return sum(map(len, self.texts))
+
+    def __iter__(self) -> Iterator[bytes]:
+        return lines_in(self.texts)
 
 
 async def lines_of(windows: AsyncIterator[tuple[int, Window]]) -> AsyncIterator[Lines]:
     """Join small windows: a window has outcomes of one planned chunk only, which may be few."""
     joined: Lines | None = None
     async for chunk, window in windows:
-        lines = Lines(list(window.lines), Cursor(chunk, window.indexes[-1]))
-        if joined is not None and (joined.size + lines.size > WINDOW_BYTES or len(joined.lines) >= WINDOW_OUTCOMES):
+        lines = Lines(window.texts, len(window.indexes), Cursor(chunk, window.indexes[-1]))
+        if joined is not None and (joined.size + lines.size > WINDOW_BYTES or joined.count >= WINDOW_OUTCOMES):
             yield joined
             joined = None
-        joined = lines if joined is None else Lines([*joined.lines, *lines.lines], lines.cursor)
+        if joined is not None:
+            lines = Lines([*joined.texts, *lines.texts], joined.count + lines.count, lines.cursor)
+        joined = lines
     if joined is not None:
         yield joined
 
@@ -64,10 +73,10 @@ class NdjsonForm:
         return b""
 
     def most_bytes(self, lines: Lines) -> int:
-        return lines.size + len(lines.lines)
+        return lines.size + len(lines.texts)  # which have no line break at their ends
 
     def rows(self, lines: Lines) -> Iterable[bytes]:
-        return (line + b"\n" for line in lines.lines)
+        return (line + b"\n" for line in lines)
 
 
 class CsvForm:
@@ -80,10 +89,10 @@ class CsvForm:
 
     def most_bytes(self, lines: Lines) -> int:
         """Each cell may get quotes, a comma and what makes a formula a text. A quote in a cell is doubled."""
-        return 2 * lines.size + 4 * self._columns * len(lines.lines)
+        return 2 * lines.size + 4 * self._columns * lines.count
 
     def rows(self, lines: Lines) -> Iterable[bytes]:
-        return (row.encode() for row in self._table.lines(map(row_of, lines.lines)))
+        return (row.encode() for row in self._table.lines(map(row_of, lines)))
 
 
 def joined_to_blocks(pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -117,7 +126,7 @@ class PartWriter:
         """Write rows. Return False, and write nothing, if they may not fit, so that they belong into the next part."""
         if self.rows and self._size + self._form.most_bytes(lines) > PART_BYTES:
             return False
-        self.rows += len(lines.lines)
+        self.rows += lines.count
         for block in joined_to_blocks(self._form.rows(lines)):
             await self._write(block)
         return True

@@ -170,7 +170,7 @@ class ExportRun:
 
     async def _choose_columns(self, first: Lines, *, is_all: bool) -> None:
         """Take the members of the first results as columns, for all parts."""
-        names = dict.fromkeys(chain.from_iterable(row_of(line).members for line in first.lines))
+        names = dict.fromkeys(chain.from_iterable(row_of(line).members for line in first))
         has_more = not is_all or len(names) > MOST_COLUMNS
         columns = tuple(names)[:MOST_COLUMNS]
         await self._save(lambda export: replace(export, columns=columns, has_more=has_more))
