@@ -42,6 +42,7 @@ from penstock.service.intake.ids import IDS_IN_LINE, Duplicate, Ids, Keys
 from penstock.service.intake.plan import Plan
 from penstock.settings import Settings
 
+_PART_OF_A_MESSAGE = 32  # a linked operation that takes more than this part of a message is large
 _LARGE_BODY_BYTES = 4_096  # an operation with more is encoded at once, so that its body is not in memory twice
 
 
@@ -83,6 +84,7 @@ class Draft:
         self._encoded: list[bytes] = []
         self._sizes = array("L")
         self._handlers: list[str] = []
+        self._shortened = 0  # of these operations, how many of the first `_shorten_large` has seen
         self._lines = array("I")  # the line of each operation, if the request is a stream
         self._giants = Flaws()
         self._next_ids: list[str] = []  # those that are not in `ids` yet
@@ -199,6 +201,17 @@ class Draft:
             self._encoded[place] = shorter
             self._sizes[place] -= len(encoded) - len(shorter)
 
+    def _shorten_large(self) -> None:
+        """Measure large operations as those are measured that are linked, each once.
+
+        Otherwise, those before a large one might be planned apart, although the next one is linked with them, and all
+        fit into a message. For smaller ones, and for batches without links, that would take much time and help little.
+        """
+        if self._links.is_used:
+            added = range(self._shortened, len(self._encoded))
+            self._shorten(place for place in added if self._sizes[place] > self.plan.room // _PART_OF_A_MESSAGE)
+            self._shortened = len(self._encoded)
+
     def _read_links(self, index: int, read: ReadOperation) -> Links | None:
         if read.group is not None:
             self._note_group(index, read.group)
@@ -255,6 +268,7 @@ class Draft:
             self._links.forget_before(self.total)
             self._forget_added(len(self._encoded))
             return
+        self._shorten_large()
         await self._plan(len(self._encoded) - self._count_near(), share)
 
     async def _plan(self, count: int, share: float = 1) -> None:
@@ -280,6 +294,7 @@ class Draft:
 
     def _forget_added(self, count: int) -> None:
         del self._encoded[:count], self._sizes[:count], self._handlers[:count]
+        self._shortened = max(0, self._shortened - count)
 
     def _add_to_plan(self, first: int, runs: Sequence[range] | None, seconds: Sequence[float]) -> None:
         """Plan encoded operations, of which `first` is the index of the first. `runs` are those that stay together."""

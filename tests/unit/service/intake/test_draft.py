@@ -91,6 +91,19 @@ async def test_linked_bodies_that_are_together_only_too_large_as_they_were_sent_
     assert await sent(draft) == [2]
 
 
+async def test_neighbours_of_a_linked_body_that_is_only_too_large_as_it_was_sent_wait_for_the_next(
+    draft: Draft,
+) -> None:
+    add_as_sent(draft, "1")
+    add_as_sent(draft, "2", ',"dependsOn":["0"]')
+    for _ in range(3):
+        add_as_sent(draft, f"[{NUMBERS}]")
+        await draft.plan_added(0.5)
+    add_as_sent(draft, "3", ',"dependsOn":["1"]')
+    await draft.plan_added(0.9)
+    assert await sent(draft) == [6]
+
+
 async def test_body_that_is_too_large_in_any_form_is_refused_with_its_least_size(draft: Draft) -> None:
     add_as_sent(draft, f'["{"x" * 9_000}",{NUMBERS}]')
     with pytest.raises(LimitPassed) as caught:
