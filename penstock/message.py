@@ -165,13 +165,15 @@ def encode_parts(
 ) -> bytes:
     """Encode one operation whose body is already JSON."""
     fields = (index, operation_id, method, path, Raw(body))
-    encoded = _encode(fields if key is None and links is None else with_key_and_links(fields, key, links))
-    return _escape(encoded) if _FIRST_BYTE_OF_BOTH in encoded else encoded
+    [encoded] = encode_fields([with_key_and_links(fields, key, links)])
+    return encoded
 
 
 def with_key_and_links(fields: tuple[Any, ...], key: str | None, links: Links | None) -> tuple[Any, ...]:
-    """Return the fields of an operation with its key, or with its links. It has at least one of them."""
-    return (*fields, key) if links is None else (*fields, key, fields_of(links))
+    """Return the fields of an operation with its key and its links, if it has them."""
+    if links is not None:
+        return (*fields, key, fields_of(links))
+    return fields if key is None else (*fields, key)
 
 
 def encode_fields(operations: Iterable[tuple[Any, ...]]) -> list[bytes]:
@@ -180,12 +182,12 @@ def encode_fields(operations: Iterable[tuple[Any, ...]]) -> list[bytes]:
 
 
 def shorten(encoded: bytes) -> bytes:
-    """Encode an encoded operation anew: without spaces, each name once, and numbers as Python writes them."""
-    shorter = to_json(from_json(encoded))
-    return _escape(shorter) if _FIRST_BYTE_OF_BOTH in shorter else shorter
+    """Encode an encoded operation again: without spaces, each name once, and numbers as Python writes them."""
+    return _escape(to_json(from_json(encoded)))
 
 
 def _escape(encoded: bytes) -> bytes:
+    """Escape the characters that SQS rejects."""
     for raw, escaped in _NOT_ALLOWED.items():
         encoded = encoded.replace(raw, escaped)
     return encoded

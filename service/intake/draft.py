@@ -158,8 +158,7 @@ class Draft:
             self.first_forwarded = index
         if self.flaws.count == 0:
             fields = (index, operation_id, read.method, read.path, Raw(read.body))
-            is_plain = read.key is None and links is None
-            self._fields.append(fields if is_plain else with_key_and_links(fields, read.key, links))
+            self._fields.append(with_key_and_links(fields, read.key, links))
             self._handlers.append(UNKNOWN_HANDLER if route is None else route.name)
             if not self._was_large:
                 self._keep(Operation(index, operation_id, read.method, read.path, read.value, read.key, links))
