@@ -172,21 +172,22 @@ class Route:
             return [Flaw("/body" + pointer_to(one, body), sentence_of(one)) for one in errors_of(error)]
         return [Flaw("/body", _validator_failure(self.name, error, shows_errors))]
 
-    def accepts(self, path: str, content: bytes) -> bool:
+    def is_valid_operation(self, path: str, content: bytes) -> bool:
         """Return True if an operation with a body, which is not null, is valid. `arguments` finds what is wrong.
 
         `content` is the body as JSON. It must not have too many levels. If it is invalid, validators of the application
         run twice: here, and in `arguments`.
         """
         signature = self.signature
-        if signature.body_validator is None or (signature.path_parameters and not self._accepts_path(path)):
+        if signature.body_validator is None or (signature.path_parameters and not self._is_valid_path(path)):
             return False
         try:
-            return signature.body_validator.accepts(content)
+            signature.body_validator.check(content)
         except BaseException:  # noqa: BLE001 - `arguments` calls the validator again and reports what it raises
             return False
+        return True
 
-    def _accepts_path(self, path: str) -> bool:
+    def _is_valid_path(self, path: str) -> bool:
         flaws: list[Flaw] = []
         self._from_path(path, flaws, False)
         return not flaws

@@ -51,7 +51,7 @@ class JsonValidator:
     def __init__(self, adapter: TypeAdapter[Any]) -> None:
         self.adapter = adapter
         self._validate_small = adapter.validator.validate_json
-        self._accepts_objects = adapter.core_schema in _ANY_OBJECT
+        self._takes_any_object = adapter.core_schema in _ANY_OBJECT
 
     def validate(self, content: bytes) -> Any:
         """Validate with Pydantic's rules for JSON: they accept a string as a date or an enum even in a strict model.
@@ -73,12 +73,10 @@ class JsonValidator:
             self._hashes.forget()
             self._texts.forget()
 
-    def accepts(self, content: bytes) -> bool:
-        """Return True if JSON is valid. Otherwise raise what `validate` raises."""
-        if self._accepts_objects and content.startswith(b"{"):
-            return True
-        self.validate(content)
-        return True
+    def check(self, content: bytes) -> None:
+        """Raise what `validate` raises if JSON is invalid. An object is not parsed if the type takes any object."""
+        if not (self._takes_any_object and content.startswith(b"{")):
+            self.validate(content)
 
     def json_schema(self) -> dict[str, Any]:
         """Return the JSON schema of the type. It is empty if the type has none."""

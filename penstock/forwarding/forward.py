@@ -223,7 +223,7 @@ class ForwardRoute(Route):
 
     is_forwarded: ClassVar[bool] = True
 
-    def accepts(self, path: str, content: bytes) -> bool:  # noqa: ARG002 - any body is forwarded
+    def is_valid_operation(self, path: str, content: bytes) -> bool:  # noqa: ARG002 - any body is forwarded
         try:
             self._url(path)
         except InvalidPath:

@@ -85,7 +85,7 @@ class OperationReader:
         body = operation.content
         if body in _NO_BODIES:
             return self._check((method, path, None, bool(body), key), route, None)
-        return ReadOperation(method, path, body, key, route) if route.accepts(path, body) else None
+        return ReadOperation(method, path, body, key, route) if route.is_valid_operation(path, body) else None
 
     def _read_linked(self, operation: RawOperation) -> ReadOperation | None:
         """Read an operation with links, or with an unusual key. Return None if it must be parsed."""
@@ -96,7 +96,7 @@ class OperationReader:
         except (ValidationError, InvalidOperation):
             return None
         body = operation.content
-        if body in _NO_BODIES or not route.accepts(links.path, body):
+        if body in _NO_BODIES or not route.is_valid_operation(links.path, body):
             return None
         return ReadOperation(links.method, links.path, body, links.key, route, *_fields_of(links))
 
