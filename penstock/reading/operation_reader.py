@@ -77,7 +77,9 @@ class OperationReader:
     def _read_raw(self, operation: RawOperation) -> ReadOperation | list[Flaw] | None:
         """Read an operation without parsing its body. Return None if it must be parsed, since it may be invalid."""
         method, path, key = operation.method, operation.path, operation.key
-        if operation.has_links or not (key is None or (key.isascii() and key.isprintable())):
+        if not (key is None or (key.isascii() and key.isprintable())):
+            return None
+        if operation.has_links:
             return self._read_linked(operation)
         route = self._routes.get((method, path)) or self._remember(method, path)
         if route is None:
@@ -88,7 +90,7 @@ class OperationReader:
         return ReadOperation(method, path, body, key, route) if route.is_valid_operation(path, body) else None
 
     def _read_linked(self, operation: RawOperation) -> ReadOperation | None:
-        """Read an operation with links, or with an unusual key. Return None if it must be parsed."""
+        """Read an operation that may have links. Return None if it must be parsed."""
         try:
             links = _validate_request(operation.without_body)
             _check_places(links.path, links.references)
