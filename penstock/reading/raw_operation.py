@@ -31,7 +31,7 @@ _FIRST_BYTES = 64  # of a shorter one tell how the rest was written
 _BACKSLASH = 0x5C
 _ABSENT = Raw()
 
-_Text = Annotated[str, Meta(min_length=1, max_length=LONGEST_ID)]
+_Id = Annotated[str, Meta(min_length=1, max_length=LONGEST_ID)]
 _encode = msgspec.json.Encoder().encode
 
 
@@ -43,7 +43,7 @@ class RawOperation(Struct, forbid_unknown_fields=True, gc=False):
 
     method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
     path: Annotated[str, Meta(max_length=LONGEST_PATH)]
-    id: _Text | None = None
+    id: _Id | None = None
     body: Raw = _ABSENT
     key: Annotated[str, Meta(min_length=1, max_length=LONGEST_KEY)] | None = None
     depends_on: list[str] | UnsetType = field(default=UNSET, name="dependsOn")

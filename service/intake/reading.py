@@ -251,7 +251,8 @@ def _add_document(draft: Draft, number: int, line: bytes, settings: Settings, *,
     most = settings.most_elements
     is_valid = draft.flaws.count == 0  # once it is not, operations are only read for their errors
     try:
-        document = (is_valid and read_raw_line(line, most, is_usual=is_usual)) or parse_line(line, most)
+        raw = read_raw_line(line, most, is_usual=is_usual) if is_valid else None
+        document = parse_line(line, most) if raw is None else raw
     except ValueError as error:
         draft.add_unreadable(str(error), number)
     else:
