@@ -23,8 +23,8 @@ def build() -> Iterator[Build]:
 
         def build_ids(given: Iterable[str | None]) -> Ids:
             ids = stack.enter_context(closing(Ids()))
-            for one in given:
-                ids.add(one)
+            for index, one in enumerate(given):
+                ids.add(str(index) if one is None else one)
             return ids
 
         yield build_ids
@@ -48,6 +48,7 @@ async def test_each_operation_with_the_id_of_an_earlier_one_is_found(
     build: Build, given: list[str | None], has_own: bool, found: list[Duplicate]
 ) -> None:
     ids = build(given)
+    assert ids.has_own is has_own
     assert await ids.duplicates(10) == (len(found), found)
     assert ids.has_own is has_own
     assert list(ids) == [str(place) if one is None else one for place, one in enumerate(given)]
