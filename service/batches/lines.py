@@ -38,7 +38,7 @@ def _text(columns: OutcomeColumns, positions: Sequence[int]) -> bytes:
         for row in (row for row, state in enumerate(states) if state != SUCCEEDED):
             line = _failed_line(columns, positions[row])
             pieces[width * row : width * (row + 1)] = [*[b""] * (width - 1), line]
-    pieces[-1] = pieces[-1].rstrip()
+    pieces[-1] = pieces[-1][:-1]  # the line feed
     return b"".join(pieces)
 
 
