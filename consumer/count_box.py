@@ -24,18 +24,18 @@ MOST_BYTES = 2 * 1024 * 1024  # of all chunks that wait: they stay in memory unt
 
 @dataclass(slots=True)
 class _Box:
-    """The chunks of one group, by their receipts: those that will be counted, and those of them that wait."""
+    """The receipts of the chunks of one group that will be counted, and how many of these chunks wait."""
 
     expected: set[str] = field(default_factory=set)
-    waiting: set[str] = field(default_factory=set)
+    waiting: int = 0
     departure: asyncio.Event = field(default_factory=asyncio.Event)
 
     def depart(self) -> None:
         self.departure.set()
-        self.departure, self.waiting = asyncio.Event(), set()
+        self.departure, self.waiting = asyncio.Event(), 0
 
     def depart_if_due(self) -> None:
-        if len(self.waiting) >= MOST_CHUNKS or self.waiting == self.expected:
+        if self.waiting >= MOST_CHUNKS or self.waiting == len(self.expected):
             self.depart()
 
 
@@ -81,7 +81,7 @@ class CountBox:
             return
         box = self._boxes[batch.id, group]
         departure = box.departure
-        box.waiting.add(delivery.receipt)
+        box.waiting += 1
         self._waiting[delivery.receipt] = delivery
         self._on_wait()
         box.depart_if_due()
@@ -91,7 +91,8 @@ class CountBox:
             if not await happens(departure, pause):
                 box.depart()
         finally:
-            box.waiting.discard(delivery.receipt)
+            if not departure.is_set():  # it was cancelled
+                box.waiting -= 1
             del self._waiting[delivery.receipt]
 
     def note(self, delivery: Delivery, batch: Batch, group: int, counted: Group) -> None:
