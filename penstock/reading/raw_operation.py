@@ -6,6 +6,9 @@ the time to read a batch. So msgspec reads the members of each operation, and it
 A batch is accepted or rejected as if it had been parsed: msgspec checks the whole text as the parser of Pydantic does.
 The two differ in texts that are not UTF-8, in numbers that are too large for a float, and in very many levels. Such a
 document, and whatever else is unusual, is parsed into values, and so is an operation that may be invalid.
+
+One difference is left. If an operation has two bodies, the last one counts, and the levels of the other are not looked
+at: to count them would take time for every batch.
 """
 
 from codecs import getincrementaldecoder

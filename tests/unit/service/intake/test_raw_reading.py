@@ -450,6 +450,19 @@ def test_escapes_that_are_not_needed_are_not_sent() -> None:
         assert read.content == '{"note":"ä/😀\\u0000"}'.encode()
 
 
+@pytest.mark.parametrize("content_type", [JSON, NDJSON])
+def test_only_a_body_that_does_not_count_may_have_very_many_levels(content_type: str) -> None:
+    """This is the one difference: a parser builds that body, too, and gives up at 200 levels."""
+    text = '{"method":"POST","path":"/any","body":' + "[" * 201 + "]" * 201 + ',"body":1}'
+    content = (text if content_type == NDJSON else f'{{"operations":[{text}]}}').encode()
+    seen = asyncio.run(_seen(content, content_type, 65_536, ""))
+    assert "body=1" in seen[3][0][0]
+    with parsing_all():
+        assert "recursion limit exceeded" in str(asyncio.run(_seen(content, content_type, 65_536, "")))
+    swapped = content.replace(b',"body":1', b"").replace(b'"body":', b'"body":1,"body":')
+    assert_makes_no_difference(swapped, content_type)
+
+
 def test_consumers_of_any_version_find_each_name_once() -> None:
     """A body with a name that is there twice is sent as it is. Whoever reads it takes the last one, as before."""
     [read] = raw_of(operation("/object", '{"a":1,"b":{"c":1,"c":[2]},"a":{"d":4,"d":5}}'))
