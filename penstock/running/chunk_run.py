@@ -9,20 +9,21 @@ from dataclasses import dataclass
 from penstock.chunk import Operation
 from penstock.outcome import Verdict
 from penstock.running.bulk import CallFailed, Lot, one_by_one
-from penstock.running.left_behind import Worker, end_soon
+from penstock.running.left_behind import TimeLimits, Worker, end_soon
 from penstock.running.limit_line import Line, PostponedChunk
 from penstock.running.result_memory import ChunkResults
 from penstock.running.slots import Turn, TurnWithRoom
 from penstock.running.stop import Stop
-from penstock.running.time_slice import SLICE_SECONDS, Performing, Slice, Verdicts
+from penstock.running.time_slice import KEPT_SECONDS, Performing, Slice, Verdicts
 
 
 @dataclass(frozen=True, slots=True)
 class Performer:
     """Performs the lots of a chunk.
 
-    `perform` performs lots of a slice until it is over, or until one has to wait. Then it returns a coroutine of the
-    verdicts of that lot. This coroutine, and the next two functions, raise CallFailed if a lot has no verdicts.
+    `perform` performs lots of a slice until it is over, or until one has to wait. Then it returns what performs the
+    rest, and returns the verdicts of the last lot. This, and the next two functions, raise CallFailed if a lot has no
+    verdicts.
     """
 
     perform: Callable[[Slice], Performing | None]
@@ -89,7 +90,7 @@ class ChunkRun:
         self._isolates = False  # the failed ones are being run one by one
         self._is_over = False  # `carry_out` has ended, or was cancelled itself
         self._pending: deque[Lot] = deque()  # not started
-        self._workers: dict[Worker, Lot | None] = {}  # and what each of them performs; not those left behind
+        self._workers: dict[Worker, Slice] = {}  # and what each of them performs; not those left behind
         self._no_workers: asyncio.Future[None]  # done as soon as no worker is left
         self._context: contextvars.Context  # of new workers
         self._waiting: dict[Worker, None] = {}  # for a slot, in their order
@@ -155,19 +156,32 @@ class ChunkRun:
     def _start_worker(self) -> None:
         # Not in the context of the caller, which may be a worker whose handler has left a mark.
         worker = Worker(self._leave_overdue)
-        worker.task = asyncio.create_task(self._work(worker), context=self._context.copy())
-        self._workers[worker] = None
-        worker.task.add_done_callback(lambda _: self._worker_ended(worker))
+        limits = TimeLimits(self._monotonic, worker)
+        context = self._context.copy()
+        slice_ = Slice(
+            worker,
+            self._pending,
+            self._verdicts,
+            self._stop,
+            context.copy(),
+            limits,
+            note_wait=self._note_wait,
+            may_go_on=self._may_go_on,
+        )
+        worker.task = asyncio.create_task(self._work(slice_), context=context)
+        self._workers[worker] = slice_
+        worker.task.add_done_callback(lambda _: self._worker_ended(worker, limits))
 
-    async def _work(self, worker: Worker) -> None:
-        slice_ = Slice(worker, self._pending, self._verdicts, self._stop, contextvars.copy_context())
+    async def _work(self, slice_: Slice) -> None:
+        worker = slice_.worker
         while self._pending and not worker.is_marked:
-            slots = self._slots  # another priority may replace it before this worker releases its slot
+            slice_.slots = slots = self._slots  # another priority may replace it before this worker releases its slot
             try:
                 await self._take_slot(worker)
             except PostponedChunk:
                 self._postpone_rest()
                 return
+            slice_.keeps_until = self._monotonic() + KEPT_SECONDS
             try:
                 while await self._work_for_a_slice(slice_):
                     if not worker.has_waited:
@@ -191,63 +205,92 @@ class ChunkRun:
         finally:
             self._waiting.pop(worker, None)
 
-    async def _work_for_a_slice(self, slice_: Slice) -> bool:  # noqa: C901 - another coroutine takes time
+    async def _work_for_a_slice(self, slice_: Slice) -> bool:  # noqa: C901, PLR0912 - another coroutine takes time
         """Perform lots until other tasks must run, or have run. Return True if the worker may go on in its slot.
 
         What allows a start is checked once for a slice. It changes in other tasks, which do not run meanwhile, and what
         a handler itself can change ends the slice. A process that was suspended finds its slice over.
         """
         worker = slice_.worker
-        worker.has_waited = False
         now = self._monotonic()  # before the check, or a process that is suspended in between would have a whole slice
         if not (self._pending and self._may_start()):
             return False
-        slice_.ends_at = now + SLICE_SECONDS
+        slice_.begin(now)
         if self._line is not None:
             slice_.pending = self._take_one(self._line)
-        count, seconds = 0, 0.0
         results = self._results
         held = results.held
         try:
             while True:
-                performing = self._perform(slice_)
-                if (lot := slice_.lot) is not None:
+                performing = self._performer.perform(slice_)
+                if slice_.lot is not None:
                     if performing is None:
                         return False  # its task is being cancelled, perhaps by its handler: `_worker_ended` finds out
+                    self._note_wait(slice_)
                     try:
-                        verdicts: Verdicts | None = await self._with_report(performing)
+                        verdicts: Verdicts | None = await performing
                     except CallFailed:
                         verdicts = None
                     if worker.is_left:
                         return False
-                    self._note_verdicts(lot, verdicts)
-                    if worker.task.cancelling():
-                        return False
-                    self._workers[worker] = slice_.lot = None
-                    self._note_end(lot)
-                    slice_.ended += 0 if verdicts is None else len(lot)
-                begun_at, now = now, self._monotonic()
-                if slice_.ended:
-                    count, seconds, slice_.ended = count + slice_.ended, seconds + now - begun_at, 0
+                    if (lot := slice_.lot) is not None:
+                        self._note_verdicts(lot, verdicts)
+                        if worker.task.cancelling():
+                            return False
+                        slice_.lot = None
+                        if verdicts is None:
+                            self._note_end(lot)
+                        else:
+                            slice_.ended += len(lot)
+                now = self._monotonic()
+                self._count(slice_, now)
                 is_full = results.held > held and results.memory.is_full
                 if slice_.is_over(now) or is_full or self._line is not None or not self._pending:
                     break
         finally:
+            self._unreported += slice_.ended
+            slice_.ended = 0
             self._performer.end_slice()  # first, so that whoever hears of the ended ones finds their time
             self._report_ended()
-            if count:
-                self._took(count, seconds)
-        return bool(self._pending) and not worker.is_marked
-
-    def _perform(self, slice_: Slice) -> Performing | None:
-        """Perform lots, and note which one is not over yet."""
-        try:
-            return self._performer.perform(slice_)
-        finally:
-            self._unreported += slice_.ended
-            self._workers[slice_.worker] = slice_.lot
+            self._report_took(slice_)
             if not self._pending:
                 self._dismiss_waiting()
+        return bool(self._pending) and not worker.is_marked
+
+    def _note_wait(self, slice_: Slice) -> None:
+        """Report what has ended before a handler, because that may wait for long, or never end."""
+        if slice_.ended:
+            self._count(slice_, slice_.begun_at)
+        self._report_ended()
+        if not self._pending:
+            self._dismiss_waiting()
+
+    def _may_go_on(self, slice_: Slice, now: float) -> bool:
+        """Begin another slice after a handler that has waited, unless the worker must release its slot first."""
+        self._count(slice_, now)
+        self._report_took(slice_)
+        if slice_.worker.is_marked or not slice_.pending:
+            return False
+        if now >= slice_.keeps_until and slice_.slots is not None and slice_.slots.are_wanted:
+            return False
+        if not self._may_start():
+            return False
+        slice_.begin(now)
+        return True
+
+    def _count(self, slice_: Slice, now: float) -> None:
+        """Count what has ended in a slice, and the seconds that it took."""
+        if slice_.ended:
+            self._unreported += slice_.ended
+            slice_.count += slice_.ended
+            slice_.seconds += now - slice_.counted_at
+            slice_.ended = 0
+        slice_.counted_at = now
+
+    def _report_took(self, slice_: Slice) -> None:
+        if slice_.count:
+            self._took(slice_.count, slice_.seconds)
+            slice_.count, slice_.seconds = 0, 0.0
 
     def _take_one(self, line: Line) -> deque[Lot]:
         """Return the only lot that may start in a slice: each needs a token."""
@@ -266,10 +309,11 @@ class ChunkRun:
             return False  # the worker waits for a permit again
         return self._slots is None or not self._results.memory.is_full  # otherwise the worker waits for a slot again
 
-    def _worker_ended(self, worker: Worker) -> None:
+    def _worker_ended(self, worker: Worker, limits: TimeLimits) -> None:
+        limits.close()
         if worker not in self._workers:
             return  # it was left behind
-        lot = self._workers.pop(worker)
+        lot = self._workers.pop(worker).lot
         try:
             self._fault = self._fault or worker.task.exception()  # a bug in Penstock: errors of handlers are verdicts
         except asyncio.CancelledError:
@@ -282,8 +326,8 @@ class ChunkRun:
 
     def _leave_overdue(self, worker: Worker) -> None:
         """Leave a worker behind whose handler did not end after its time limit."""
-        lot = self._workers.get(worker)
-        if lot is None:
+        slice_ = self._workers.get(worker)
+        if slice_ is None or (lot := slice_.lot) is None:
             return  # it was left behind before
         self._leave(worker)
         self._judge(lot, self._performer.timed_out)
@@ -297,7 +341,7 @@ class ChunkRun:
             self._leave(worker)
 
     def _leave(self, worker: Worker) -> None:
-        lot = self._workers.pop(worker)
+        lot = self._workers.pop(worker).lot
         if lot is not None:
             self._performer.leave(lot, worker)
 
@@ -333,12 +377,6 @@ class ChunkRun:
         count, self._unreported = self._unreported, 0
         if count:
             self._ended(count)
-
-    def _with_report(self, waiting: Performing) -> Performing:
-        """Report what has ended before a handler, because that may wait for long, or never end."""
-        self._performer.end_slice()
-        self._report_ended()
-        return waiting
 
     def _give_up_rest(self) -> None:
         """Start no further operation."""

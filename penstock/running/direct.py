@@ -1,25 +1,26 @@
 """Calls handlers on the event loop in the shortest way: for single operations, outside of transactions.
 
 An `Attempt` takes several coroutines, and together they cost more than a quick operation. Here one coroutine calls
-handlers one after the other. A handler that never waits takes no coroutine but its own, and one that waits takes two
-more. Verdicts are the same as those of an `Attempt`.
+handlers one after the other, whether they wait or not. Verdicts are the same as those of an `Attempt`.
 """
 
-from collections.abc import Callable, Coroutine, Sequence
+import asyncio
+import types
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from typing import Any
 
 from penstock.chunk import Operation
 from penstock.outcome import SUCCEEDED, Outcome, Verdict, size_of
 from penstock.route import InvalidOperation, Place, Route
-from penstock.running.attempt import call_single, ends_task, in_time, meaning_of, verdict_on
+from penstock.running.attempt import call_single, ends_task, meaning_of, verdict_on
 from penstock.running.bulk import Lot
-from penstock.running.left_behind import TimeLimit, Worker
+from penstock.running.left_behind import Worker
 from penstock.running.result_memory import ChunkResults
 from penstock.running.source import Source
 from penstock.running.time_slice import Performing, Slice, Verdicts
-from penstock.running.verdict import NOT_SHORT, error_id, invalid, judge, short_copy
+from penstock.running.verdict import NOT_SHORT, TimedOut, error_id, invalid, judge, short_copy
 
-Call = Coroutine[Any, Any, Any]
+Calls = Coroutine[Any, Any, Performing | None]
 
 _NEVER = -1.0  # the time of a call that has not been made
 _LOOP = Place.LOOP  # a variable, for the same reason as SUCCEEDED in `outcome.py`
@@ -28,8 +29,8 @@ _LOOP = Place.LOOP  # a variable, for the same reason as SUCCEEDED in `outcome.p
 class DirectCalls:
     """Performs attempts at single operations of one chunk.
 
-    Most operations of a chunk have the same method and path, so the last route is kept. Most of them are quick: their
-    handler does not wait, and returns a short result. Then everything that can wait is done once for a slice of time.
+    Most operations of a chunk have the same method and path, so the last route is kept. Most of them return a short
+    result, and many do not wait. Then everything that can wait is done once for a slice of time.
     """
 
     def __init__(
@@ -49,8 +50,8 @@ class DirectCalls:
         """Create the calls of a chunk in its attempt `number`.
 
         `match` returns the route of a method and a path, or raises InvalidOperation. `otherwise` performs the lots that
-        cannot be called directly. `succeeded` gets the seconds of quick calls, `called` the verdict of each other call
-        with its seconds, and `rejected` the verdict on each invalid operation.
+        cannot be called directly. `succeeded` gets the seconds of calls that return short results, `called` the verdict
+        of each other call with its seconds, and `rejected` the verdict on each invalid operation.
         """
         self._match = match
         self._otherwise = otherwise
@@ -64,36 +65,75 @@ class DirectCalls:
         self._rejected = rejected
         self._method = self._path = ""  # of the last operation
         self._route: Route | None = None  # to which they lead, if its handler can be called directly
-        self._seconds: list[float] = []  # of the quick calls of its handler that are not counted yet
+        self._counted: Route | None = None  # which calls are not counted yet
+        self._seconds: list[float] = []  # of these calls. All have succeeded
+        self._will_count = False  # soon
 
     def perform(self, slice_: Slice) -> Performing | None:
-        """Perform lots until the slice is over, or until one has to wait. Then return a coroutine of its verdicts."""
-        worker = slice_.worker
-        cancelling = worker.task.cancelling()
-        calls = self._call_each(slice_, worker)
+        """Perform lots until the slice is over, or until one has to wait. Then return what performs the rest."""
+        calls = self._call_each(slice_, slice_.worker)
         try:
             awaited = calls.send(None)
         except StopIteration as end:
             performing: Performing | None = end.value
             return performing
-        worker.has_waited = True
-        route, lot = self._route, slice_.lot
+        self.end_slice()
+        self._note_wait(slice_)
+        return self._go_on(slice_, calls, awaited)
+
+    @types.coroutine
+    def _go_on(self, slice_: Slice, calls: Calls, awaited: Any) -> Generator[Any, Any, Verdicts]:
+        """Do what `yield from calls` does, where the first call waits for `awaited`. Note each call that waits.
+
+        Return the verdicts of the last lot, unless its worker was left behind.
+        """
+        waiting = slice_.lot
+        try:
+            while True:
+                try:
+                    yield awaited
+                except GeneratorExit:
+                    calls.close()
+                    raise
+                except BaseException as error:  # noqa: BLE001 - the handler gets it
+                    awaited = calls.throw(error)
+                else:
+                    awaited = calls.send(None)
+                if slice_.lot is not waiting:
+                    waiting = slice_.lot
+                    self._count_soon()  # first, so that whoever hears of the ended ones finds their time
+                    slice_.note_wait(slice_)
+                    self._note_wait(slice_)
+        except StopIteration as end:
+            performing: Performing | None = end.value
+        finally:
+            self._results.memory.end(slice_.worker)
+        if performing is not None:
+            slice_.note_wait(slice_)
+            return (yield from performing.__await__())
+        return {one.index: slice_.verdicts[one.index] for one in waiting or () if not slice_.worker.is_left}
+
+    def _note_wait(self, slice_: Slice) -> None:
+        """Note that a handler waits for the first time."""
+        worker, route, memory = slice_.worker, slice_.route, self._results.memory
         assert route is not None
-        assert lot is not None
-        limit = TimeLimit(slice_.begun_at, route.policy.timeout_seconds, self._monotonic, worker, cancelling)
-        return self._wait(route, lot[0], limit, calls, awaited)
+        worker.has_waited = True
+        slice_.limits.start(slice_.begun_at, route.policy.timeout_seconds)
+        if memory.expects_much(route.name):
+            memory.start(route.name, 1, worker)
 
-    async def _call_each(self, slice_: Slice, worker: Worker) -> Any:  # noqa: C901, PLR0912 - see below
-        """Call the handlers of lots, one after the other, until the slice is over.
+    async def _call_each(self, slice_: Slice, worker: Worker) -> Performing | None:  # noqa: C901, PLR0912, PLR0915 - see below
+        """Call the handlers of lots, one after the other, until the slice is over and no new one may begin.
 
-        If a lot cannot be called directly, return the coroutine that performs it. After a call that has waited, return
-        what it returned, or raise what it raised: `_wait` makes a verdict of that.
+        If a lot cannot be called directly, return what performs it.
 
         Most of what Penstock adds to a quick operation is in this loop. So the steps of a quick operation are written
         out, and what is the same for all operations is looked up once.
         """
         pending, monotonic, cancelling = slice_.pending, self._monotonic, worker.task.cancelling
+        limits, memory = slice_.limits, self._results.memory
         path, method, route = self._path, self._method, self._route
+        slice_.route = route
         returns_much: bool | None = None
         while pending:
             slice_.lot = lot = pending.popleft()
@@ -101,11 +141,11 @@ class DirectCalls:
             if route is None or operation.path != path or operation.method != method:
                 found = self._find(operation)
                 if found is None or found.place is not _LOOP or found.policy.bulk:
-                    return self._otherwise(lot, worker, found)
-                if found is not route:
                     self.end_slice()
-                    self._route, route, returns_much = found, found, None
-                self._path, self._method = path, method = operation.path, operation.method
+                    return self._otherwise(lot, worker, found)
+                path, method, route, returns_much = operation.path, operation.method, found, None
+                self._path, self._method, self._route = path, method, route
+                slice_.route = route
             begun_at = _NEVER
             try:
                 arguments = route.arguments(path, operation.body, shows_errors=self._shows_errors)
@@ -115,16 +155,21 @@ class DirectCalls:
                 else:
                     returned = await call_single(route, self._source, self._number, (operation, arguments), None)
                 if worker.has_waited:
-                    return returned  # to `_wait`, because `perform` has left
+                    if limits.is_over or worker.is_left:
+                        raise TimedOut
+                    limits.end()
+                    returns_much = None
                 if returns_much is None:
-                    returns_much = self._results.memory.expects_much(route.name)
+                    returns_much = memory.expects_much(route.name)
                 result = NOT_SHORT if returns_much else short_copy(returned)
                 if result is NOT_SHORT:
                     verdict = verdict_on(route, operation, returned)
                 else:
                     verdict = Outcome(operation.index, operation.id, SUCCEEDED, route.policy.status, result)
             except BaseException as error:
-                failure = None if worker.has_waited else self._judge_raised(route, operation, error, begun_at, worker)
+                failure = self._judge_raised(route, operation, error, begun_at, slice_)
+                if failure is None and worker.is_left:
+                    return None
                 if failure is None:
                     raise
                 result, verdict = NOT_SHORT, failure
@@ -132,15 +177,21 @@ class DirectCalls:
             now = monotonic()
             slice_.verdicts[operation.index] = verdict
             if result is not NOT_SHORT:
+                if route is not self._counted:
+                    self.end_slice()
+                    self._counted = route
                 self._seconds.append(now - begun_at)
             elif begun_at != _NEVER:
                 self._note_call(route, operation, verdict, now - begun_at)
                 returns_much = None
+            if worker.has_waited:
+                memory.end(worker)  # after the result is counted, so that no other operation gets this memory
             if cancelling():
                 return None  # perhaps its handler did that: the worker finds out
             slice_.lot = None
             slice_.ended += 1
-            if slice_.is_over(now) or (result is NOT_SHORT and self._results.memory.is_full):
+            is_over = slice_.is_over(now) or (result is NOT_SHORT and memory.is_full)
+            if is_over and not (worker.has_waited and slice_.may_go_on(slice_, now)):
                 return None
         return None
 
@@ -151,53 +202,43 @@ class DirectCalls:
             return None
 
     def end_slice(self) -> None:
-        """Count the quick calls since the last slice."""
+        """Count the calls with short results that are not counted yet."""
+        self._will_count = False
         if self._seconds:
-            assert self._route is not None
-            self._succeeded(self._route, self._seconds)
+            assert self._counted is not None
+            self._succeeded(self._counted, self._seconds)
             self._seconds = []
 
-    async def _wait(self, route: Route, operation: Operation, limit: TimeLimit, call: Call, awaited: Any) -> Verdicts:
-        """Await the rest of a call that waits for `awaited`. Return no verdict if its worker was left behind."""
-        worker = limit.worker
-        memory = self._results.memory
-        if memory.expects_much(route.name):
-            memory.start(route.name, 1, worker)
-        try:
-            try:
-                returned = in_time(await limit.resume(call, awaited), limit)
-                verdict = verdict_on(route, operation, returned)
-            except BaseException as error:
-                error = meaning_of(error, worker, limit)
-                if ends_task(error, worker.task):
-                    raise
-                if worker.is_left:
-                    return {}
-                verdict = self._judge(route, operation, error)
-            self._note_call(route, operation, verdict, self._monotonic() - limit.begun_at)
-            return {operation.index: verdict}
-        finally:
-            memory.end(worker)  # after the result is counted, so that no other operation gets this memory
+    def _count_soon(self) -> None:
+        """Count the calls of all workers that wait in this turn of the event loop together."""
+        if self._seconds and not self._will_count:
+            self._will_count = True
+            asyncio.get_running_loop().call_soon(self.end_slice)
 
     def _judge_raised(
-        self, route: Route, operation: Operation, error: BaseException, begun_at: float, worker: Worker
+        self, route: Route, operation: Operation, error: BaseException, begun_at: float, slice_: Slice
     ) -> Verdict | None:
-        """Return the verdict if a call has raised `error` before it waited, or None if the worker ends."""
-        if begun_at != _NEVER:
-            error = meaning_of(error, worker)
-            return None if ends_task(error, worker.task) else self._judge(route, operation, error)
-        if not isinstance(error, InvalidOperation):
+        """Return the verdict if a call has raised `error`, or None if the worker ends or was left behind."""
+        worker, limits = slice_.worker, slice_.limits
+        if begun_at == _NEVER:
+            if not isinstance(error, InvalidOperation):
+                return None
+            verdict = invalid(operation, error)
+            self._rejected(verdict)
+            return verdict
+        if worker.has_waited:
+            error = limits.meaning_of(error)
+        error = meaning_of(error, worker)
+        if worker.is_left or ends_task(error, worker.task):
             return None
-        verdict = invalid(operation, error)
-        self._rejected(verdict)
-        return verdict
+        return self._judge(route, operation, error)
 
     def _judge(self, route: Route, operation: Operation, error: BaseException) -> Verdict:
         id_ = None if self._shows_errors else error_id(self._source.name_of(operation), self._number)
         return judge(error, operation, route, id_)
 
     def _note_call(self, route: Route, operation: Operation, verdict: Verdict, seconds: float) -> None:
-        """Count a call that was not quick."""
+        """Count a call that has not returned a short result."""
         self._called(route, verdict, seconds)
         memory = self._results.memory
         if size_of(verdict) or memory.expects_much(route.name):

@@ -5,6 +5,7 @@ slot until it ends. It cannot succeed any more, so its transaction is not commit
 """
 
 import asyncio
+import math
 import types
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Generator
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from penstock.errors import HandlersStuck
 from penstock.running.slots import Slots
 from penstock.running.source import Source
 from penstock.running.stuck import until_stuck
+from penstock.running.verdict import TimedOut
 
 NOTICE_SECONDS = 2.0  # a cancelled handler that needs longer to end is left behind
 
@@ -133,6 +135,7 @@ class TimeLimit:
         self.begun_at = begun_at
         self.worker = worker
         self._seconds = seconds
+        self._timer: asyncio.TimerHandle | None = None
         self._monotonic = monotonic
         self._cancelling = cancelling
 
@@ -145,11 +148,7 @@ class TimeLimit:
         except StopIteration as end:
             result: T = end.value
             return result
-        return await self.resume(attempt, awaited)
-
-    def resume(self, started: Coroutine[Any, Any, T], awaited: Any) -> Coroutine[Any, Any, T]:
-        """Await the rest of an attempt that was started and waits for `awaited`."""
-        return self._limit(_resume(started, awaited))
+        return await self._limit(_resume(attempt, awaited))
 
     async def _limit(self, rest: Awaitable[T]) -> T:
         self.worker.has_waited = True
@@ -158,15 +157,77 @@ class TimeLimit:
         try:
             return await rest
         except asyncio.CancelledError as error:
-            if self.is_over and self.worker.task.cancelling() - 1 <= self._cancelling:
+            if self.has_cancelled:
                 raise TimeoutError from error
             raise
         finally:
-            self._timer.cancel()
+            if self._timer is not None:
+                self._timer.cancel()
             if self.is_over:
                 self.worker.task.uncancel()
+
+    @property
+    def has_cancelled(self) -> bool:
+        """Return True if nobody else has cancelled the task since the handler was called."""
+        return self.is_over and self.worker.task.cancelling() - 1 <= self._cancelling
 
     def _expire(self) -> None:
         self.is_over = True
         self.worker.task.cancel()
         self._timer = asyncio.get_running_loop().call_later(NOTICE_SECONDS, self.worker.overdue, self.worker)
+
+
+class TimeLimits(TimeLimit):
+    """The time limits of the attempts that a worker performs one after the other.
+
+    They share a timer, because one for each attempt would take longer than some handlers. It stays when an attempt ends
+    in time. When it goes off, it is set again, for the limit of the attempt that waits then.
+    """
+
+    __slots__ = ("_due_at", "_set_for")
+
+    def __init__(self, monotonic: Callable[[], float], worker: Worker) -> None:
+        super().__init__(0.0, 0.0, monotonic, worker, 0)
+        self._due_at = math.inf  # the end of the limit of the attempt that waits, if any does
+        self._set_for = math.inf  # the end for which the timer is set
+
+    def start(self, begun_at: float, seconds: float) -> None:
+        """Limit an attempt from the moment when it waits for the first time."""
+        self._due_at = due_at = begun_at + seconds
+        if due_at < self._set_for:
+            self._set_timer()
+
+    def end(self) -> None:
+        """Note that the attempt has ended."""
+        self._due_at = math.inf
+        if self.is_over:
+            self.is_over = False
+            self.close()
+            self.worker.task.uncancel()
+
+    def meaning_of(self, error: BaseException) -> BaseException:
+        """End the limit of an attempt that has raised `error`. Return TimedOut if it was over."""
+        cancelled = isinstance(error, asyncio.CancelledError) and self.has_cancelled
+        is_due = cancelled or (isinstance(error, TimeoutError) and self.is_over)
+        self.end()
+        return TimedOut() if is_due else error
+
+    def close(self) -> None:
+        """Cancel the timer. Call this when the worker ends."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer, self._set_for = None, math.inf
+
+    def _set_timer(self) -> None:
+        self.close()
+        self._set_for = self._due_at
+        seconds = max(0.0, self._due_at - self._monotonic())
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._go_off)
+
+    def _go_off(self) -> None:
+        is_due = self._due_at <= self._set_for
+        self._timer, self._set_for = None, math.inf
+        if is_due:
+            self._expire()
+        elif self._due_at < math.inf:
+            self._set_timer()

@@ -2,15 +2,14 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import Any
 
 from penstock.limit import Limit
 from penstock.priority import Priority
 from penstock.running.limit_gate import LimitGate, Verdicts
 
-Performing = Coroutine[Any, Any, Verdicts]
+Performing = Awaitable[Verdicts]
 
 
 class LimitGates:

@@ -2,26 +2,31 @@
 
 import contextvars
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
 
 from penstock.outcome import Verdict
+from penstock.route import Route
 from penstock.running.bulk import Lot
-from penstock.running.left_behind import Worker
+from penstock.running.left_behind import TimeLimits, Worker
+from penstock.running.limit_line import Line
+from penstock.running.slots import Turn, TurnWithRoom
 from penstock.running.stop import Stop
 
 SLICE_SECONDS = 0.001  # about a hundred quick operations
+KEPT_SECONDS = 0.02  # for which a worker keeps its slot while its handlers wait, even if others want it
 
 Verdicts = dict[int, Verdict]  # by index
-Performing = Coroutine[Any, Any, Verdicts]
+Performing = Awaitable[Verdicts]
 
 
 @dataclass(slots=True)
 class Slice:
     """What a worker may perform in a slice, and what it has performed so far. The worker uses it for all its slices.
 
-    `pending` has the lots that may start next. `verdicts` gets the verdicts of those that end without waiting.
+    `pending` has the lots that may start next. `verdicts` gets the verdicts of those whose handlers are called
+    directly. `note_wait` must be called before such a handler waits. After it, `may_go_on` begins a new slice, or
+    returns False.
     """
 
     worker: Worker
@@ -29,10 +34,25 @@ class Slice:
     verdicts: Verdicts
     stop: Stop
     unmarked: contextvars.Context  # in which no handler has left a mark
+    limits: TimeLimits  # of handlers that are called directly
+    note_wait: Callable[["Slice"], None]
+    may_go_on: Callable[["Slice", float], bool]
+    slots: Turn | TurnWithRoom | Line | None = None  # of which the worker holds one
+    keeps_until: float = 0.0  # the worker may keep its slot, even if others want it
     ends_at: float = 0.0
     lot: Lot | None = None  # the one being performed
-    begun_at: float = 0.0  # the call of its handler
-    ended: int = 0  # operations that have ended without waiting and are not reported yet
+    route: Route | None = None  # of its handler, and `begun_at` is when that was called
+    begun_at: float = 0.0
+    ended: int = 0  # operations that have got verdicts since `counted_at`
+    counted_at: float = 0.0
+    count: int = 0  # operations that had got verdicts until then and are not reported yet
+    seconds: float = 0.0  # that these took
+
+    def begin(self, now: float) -> None:
+        """Begin a slice in which lots may start."""
+        self.worker.has_waited = False
+        self.counted_at = now
+        self.ends_at = now + SLICE_SECONDS
 
     def is_over(self, now: float) -> bool:
         """Return True if the worker must not perform another lot in this slice. `now` is the time after the last one.

@@ -29,7 +29,7 @@ from penstock.running.attempt import SWALLOWED
 from penstock.running.runner import Runner
 from penstock.running.source import Source
 from penstock.running.stop import Stop
-from penstock.running.time_slice import SLICE_SECONDS
+from penstock.running.time_slice import KEPT_SECONDS, SLICE_SECONDS
 from penstock.running.verdict import MAX_DETAIL_CHARACTERS, error_id
 from penstock.telemetry import Event
 from penstock.testing import FakeClock
@@ -768,7 +768,7 @@ async def test_chunk_does_not_wait_for_all_of_another_that_came_before_it(second
     @registry.post("/x")
     async def x(context: Context) -> None:
         order.append(context.batch_id)
-        clock.advance(SLICE_SECONDS)
+        clock.advance(KEPT_SECONDS)
         await asyncio.sleep(0)
 
     runner = Runner(registry, 2, clock.monotonic)
@@ -975,6 +975,113 @@ async def test_another_chunk_has_its_turn_after_a_slice() -> None:
     chunk = make_chunk(*["/work"] * 4)
     await asyncio.gather(*(runner.run_chunk(chunk, Source(name, name), Stop(), lambda _: None) for name in "ab"))
     assert "".join(order) == "abababab"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(KEPT_SECONDS, "abababab"), (KEPT_SECONDS / 2, "aabbaabb"), (KEPT_SECONDS / 4, "aaaabbbb")],
+)
+async def test_handlers_that_wait_shortly_keep_a_slot_for_a_moment_that_another_chunk_wants(
+    seconds: float, expected: str
+) -> None:
+    operations, clock, order = Operations(), FakeClock(), list[str]()
+
+    @operations.post("/work")
+    async def work(context: Context) -> None:
+        order.append(context.batch_id)
+        await asyncio.sleep(0)
+        clock.advance(seconds)
+
+    runner = Runner(operations, 1, clock.monotonic)
+    chunk = make_chunk(*["/work"] * 4)
+    await asyncio.gather(*(runner.run_chunk(chunk, Source(name, name), Stop(), lambda _: None) for name in "ab"))
+    assert "".join(order) == expected
+
+
+async def test_handlers_of_a_chunk_that_wait_in_turns_are_counted_for_themselves() -> None:
+    operations, meter = Operations[Any](), Meter()
+
+    @operations.post("/one/{n}")
+    async def one(n: int) -> int:
+        await asyncio.sleep(0)
+        return n
+
+    @operations.post("/other", status=201)
+    async def other() -> None:
+        await asyncio.sleep(0)
+
+    chunk = make_chunk("/one/0", "/other", "/one/2", "/one/3", "/unknown", "/other", "/one/6")
+    verdicts = await Runner(operations, 2, meter=meter).run_chunk(chunk, SOURCE, Stop(), lambda _: None)
+    assert [as_outcome(verdicts[index]).status for index in range(7)] == [200, 201, 200, 200, 404, 201, 200]
+    assert [as_outcome(verdicts[index]).result for index in (0, 2, 3, 6)] == [0, 2, 3, 6]
+    assert counted(meter) == {"POST /one/{n}": (0, 4), "POST /other": (0, 2), UNKNOWN_HANDLER: (1, 1)}
+
+
+async def test_what_ends_between_two_handlers_that_wait_is_told_before_the_second_one_waits() -> None:
+    operations, stop, ended, begun = Operations[Any](), Stop(), list[int](), asyncio.Event()
+
+    @operations.post("/short")
+    async def short() -> None:
+        await asyncio.sleep(0)
+
+    @operations.post("/none")
+    async def none() -> None:
+        pass
+
+    @operations.post("/long")
+    async def long() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    meter = Meter()
+    chunk = make_chunk("/short", "/none", "/none", "/long")
+    runner = Runner(operations, 1, FakeClock().monotonic, meter=meter)
+    running = asyncio.create_task(runner.run_chunk(chunk, SOURCE, stop, ended.append))
+    await begun.wait()
+    assert sum(ended) == 3
+    await asyncio.sleep(0)
+    assert counted(meter) == {"POST /short": (0, 1), "POST /none": (0, 2)}
+    stop.begin()
+    stop.cut_off()
+    assert set(await running) == {0, 1, 2}
+
+
+async def test_each_operation_of_a_worker_has_its_own_time_limit() -> None:
+    operations, tasks = Operations[Any](), set[object]()
+
+    @operations.post("/first", timeout_seconds=60)
+    async def first() -> None:
+        tasks.add(asyncio.current_task())
+        await asyncio.sleep(0)
+
+    @operations.post("/hang", timeout_seconds=0.03, max_attempts=1)
+    async def hang() -> None:
+        tasks.add(asyncio.current_task())
+        await asyncio.Event().wait()
+
+    chunk = make_chunk("/first", "/hang", "/first", "/hang", "/first")
+    verdicts = await Runner(operations, 1).run_chunk(chunk, SOURCE, Stop(), lambda _: None)
+    assert [as_outcome(verdicts[index]).status for index in range(5)] == [200, 504, 200, 504, 200]
+    assert len(tasks) == 1
+
+
+async def test_time_limit_counts_from_the_call_although_an_earlier_one_has_set_the_timer() -> None:
+    operations, begun = Operations[Any](), list[float]()
+
+    @operations.post("/x", timeout_seconds=0.2)
+    async def x() -> None:
+        begun.append(asyncio.get_running_loop().time())
+        if len(begun) == 1:
+            await asyncio.sleep(0.1)
+            return
+        try:
+            await asyncio.Event().wait()
+        finally:
+            begun.append(asyncio.get_running_loop().time())
+
+    verdicts = await Runner(operations, 1).run_chunk(make_chunk("/x", "/x"), SOURCE, Stop(), lambda _: None)
+    assert [as_outcome(verdicts[index]).status for index in range(2)] == [200, 504]
+    assert begun[2] - begun[1] > 0.19
 
 
 class Incomparable:
