@@ -1,6 +1,6 @@
 """Reads operations whose bodies stay JSON, so that no Python values are built from them. Pure.
 
-A body was parsed, encoded again for its message, and parsed once more by the validator of its handler. That was most of
+To parse a body, to encode it for its message, and to parse it again in the validator of its handler would take most of
 the time to read a batch. So msgspec reads the members of each operation, and its body is cut out of what was sent.
 
 A batch is accepted or rejected as if it had been parsed: msgspec checks the whole text as the parser of Pydantic does.

@@ -124,7 +124,7 @@ class Draft:
 
     @property
     def has_links(self) -> bool:
-        """Return True if an operation depends on another one, or is in a group."""
+        """Return True if an operation depends on another one, refers to one, or is in a group."""
         return self._links.is_used
 
     @property
@@ -193,7 +193,7 @@ class Draft:
             self._shorten(place for place in range(end - len(sizes), end) if self._sizes[place] > self.plan.room)
 
     def _shorten(self, places: Iterable[int]) -> None:
-        """Encode operations anew, whose bodies may be longer as they were sent than they must be."""
+        """Encode operations again, as short as they can be. Their bodies may be longer as they were sent."""
         for place in places:
             encoded = self._encoded[place]
             shorter = shorten(encoded)
