@@ -14,6 +14,7 @@ from penstock.errors import HandlersStuck
 from penstock.metrics.meter import Meter
 from penstock.outcome import TryAgain, Verdict, as_outcome
 from penstock.running import left_behind
+from penstock.running.left_behind import TimeLimits, Worker
 from penstock.running.runner import Runner
 from penstock.running.source import Source
 from penstock.running.stop import Stop
@@ -166,6 +167,20 @@ async def test_handler_that_never_ends_times_out_and_its_chunk_goes_on(gate: Gat
     assert statuses(verdicts) == [200, 504, 200, 200]  # what it returns later does not count
     assert sum(ended) == 4
     assert meter.take().handlers[f"POST {path}"].count == 1
+
+
+async def test_time_limit_cancels_nothing_between_two_attempts() -> None:
+    loop = asyncio.get_running_loop()
+    limits = TimeLimits(loop.time, Worker.current())
+    limits.start(loop.time(), 0.01)
+    limits.end()
+    await asyncio.sleep(0.03)  # until the timer has gone off
+    assert not limits.is_over
+    limits.start(loop.time(), 0.01)
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.Event().wait()
+    assert limits.is_over
+    limits.end()
 
 
 async def test_worker_that_was_left_behind_performs_nothing_else(gate: Gate) -> None:

@@ -26,6 +26,7 @@ from penstock.outcome import ChunkRecord, Outcome, OutcomeState, TryAgain, Verdi
 from penstock.priority import Priority
 from penstock.record import decode_record, encode_record
 from penstock.running.attempt import SWALLOWED
+from penstock.running.result_memory import ResultMemory
 from penstock.running.runner import Runner
 from penstock.running.source import Source
 from penstock.running.stop import Stop
@@ -1017,7 +1018,8 @@ async def test_handlers_of_a_chunk_that_wait_in_turns_are_counted_for_themselves
     assert counted(meter) == {"POST /one/{n}": (0, 4), "POST /other": (0, 2), UNKNOWN_HANDLER: (1, 1)}
 
 
-async def test_what_ends_between_two_handlers_that_wait_is_told_before_the_second_one_waits() -> None:
+@pytest.mark.parametrize("long_path", ["/long", "/long/bulk"])
+async def test_what_ends_between_two_handlers_that_wait_is_told_before_the_second_one_waits(long_path: str) -> None:
     operations, stop, ended, begun = Operations[Any](), Stop(), list[int](), asyncio.Event()
 
     @operations.post("/short")
@@ -1033,8 +1035,14 @@ async def test_what_ends_between_two_handlers_that_wait_is_told_before_the_secon
         begun.set()
         await asyncio.Event().wait()
 
+    @operations.post("/long/bulk", bulk=True)
+    async def long_bulk(contexts: list[Context]) -> list[None]:
+        begun.set()
+        await asyncio.Event().wait()
+        return [None for _ in contexts]
+
     meter = Meter()
-    chunk = make_chunk("/short", "/none", "/none", "/long")
+    chunk = make_chunk("/short", "/none", "/none", long_path)
     runner = Runner(operations, 1, FakeClock().monotonic, meter=meter)
     running = asyncio.create_task(runner.run_chunk(chunk, SOURCE, stop, ended.append))
     await begun.wait()
@@ -1065,6 +1073,22 @@ async def test_each_operation_of_a_worker_has_its_own_time_limit() -> None:
     assert len(tasks) == 1
 
 
+async def test_memory_of_each_operation_that_waits_is_released_when_it_ends() -> None:
+    operations, memory, used = Operations[Any](), ResultMemory(), list[int]()
+
+    @operations.post("/x")
+    async def x() -> str:
+        used.append(memory.used)
+        await asyncio.sleep(0)
+        return "x" * 998  # with quotes, 1,000 bytes of JSON
+
+    with memory.for_chunk() as results:
+        runner = Runner(operations, 1)
+        await runner.run_chunk(make_chunk(*["/x"] * 4), SOURCE, Stop(), lambda _: None, results=results)
+        assert used == [0, 1_000, 2_000, 3_000]
+        assert memory.used == results.held == 4_000
+
+
 async def test_time_limit_counts_from_the_call_although_an_earlier_one_has_set_the_timer() -> None:
     operations, begun = Operations[Any](), list[float]()
 
@@ -1091,14 +1115,17 @@ class Incomparable:
     __hash__ = None  # type: ignore[assignment]
 
 
+@pytest.mark.parametrize("waits", [False, True])
 @pytest.mark.parametrize("value", ["set", Incomparable()])
-async def test_context_variables_of_one_operation_are_not_seen_by_the_next(value: object) -> None:
+async def test_context_variables_of_one_operation_are_not_seen_by_the_next(value: object, waits: bool) -> None:
     operations, variable, seen = Operations(), ContextVar[object]("variable", default="unset"), list[object]()
     variable.set("outside")
 
     @operations.post("/set")
     async def set_it() -> None:
         seen.append(variable.get())
+        if waits:
+            await asyncio.sleep(0)
         variable.set(value)
 
     await Runner(operations, 1).run_chunk(make_chunk(*["/set"] * 3), SOURCE, Stop(), lambda _: None)
@@ -1262,15 +1289,19 @@ async def test_handler_that_refuses_to_be_cancelled_is_left_behind(monkeypatch: 
             with suppress(asyncio.CancelledError):
                 await let_go.wait()
 
-    runner = Runner(registry, 1)
+    meter = Meter()
+    runner = Runner(registry, 1, meter=meter)
     running = asyncio.create_task(runner.run_chunk(make_chunk("/x"), SOURCE, stop, lambda _: None))
     await begun.wait()
     stop.begin()
     stop.cut_off()
-    assert await running == {}
+    verdicts = await running
+    assert verdicts == {}
     let_go.set()
     async with runner.slot(make_operation("/succeed"), SOURCE):
         pass  # it has given its slot back
+    assert verdicts == {}  # what it returns so late counts for nothing
+    assert counted(meter) == {}
 
 
 def test_follower_stops_with_its_leader_and_can_stop_before() -> None:
