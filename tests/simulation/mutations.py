@@ -589,7 +589,7 @@ MUTATIONS = {
         ("calm", 128, forget_a_chunk_when_folding),
         ("kills", 1170, fold_what_was_counted_meanwhile),
         ("queue", 5, count_without_looking_into_the_fold),
-        ("mass deaths", 0, count_deliveries_as_deaths),
+        ("mass deaths", 7, count_deliveries_as_deaths),
         ("sweeps", 45, take_the_sweep_over_without_waiting),
         ("pauses", 262, take_over_a_sweep_that_was_extended),
         ("kills", 82, suspect_what_was_only_held),
