@@ -30,7 +30,7 @@ from msgspec.structs import replace as with_changes
 QUICK_SECONDS = 0.1
 SPREAD_SECONDS = 16.0  # a batch with this much handler time has its least number of chunks
 LONG_ROUNDS = 4  # a batch with this many times its least number of full chunks needs no equal shares
-UNMEASURED_CHUNKS = 1  # a small batch is assumed to take the time of one full chunk, before it has been measured
+UNMEASURED_CHUNKS = 2  # a batch is assumed to take the time of two full chunks, before it has been measured
 UNMEASURED_SECONDS = 0.02  # the longest time that is assumed for an operation before it has been measured
 _LONGER = 1.2  # how many times its target time a chunk may take, so that fewer chunks are needed
 _CARRIED = 1 / 8  # of the target time of a chunk; more than that comes from operations that take very long
@@ -300,9 +300,10 @@ class Fit:
     def unmeasured_seconds(self, batch_operations: float) -> float:
         """Return the handler time to assume for an operation if its handler has never been measured.
 
-        A small batch gets a few chunks, so that several consumers start to measure, and a larger one gets full chunks.
-        If they turn out to be slow, consumers cut them into pieces. Chunks that turn out to be too small could not be
-        joined. `batch_operations` is infinite if nobody knows yet how many there are.
+        A small batch is spread over several consumers, and a larger one gets full chunks. If they turn out to be slow,
+        consumers cut them into pieces. Chunks that turn out to be too small could not be joined.
+
+        `batch_operations` is infinite if nobody knows yet how many there are.
         """
         if math.isinf(batch_operations):
             chunk_operations = self.most_operations * _LONGER  # chunks are full by their count before they are by time

@@ -100,11 +100,14 @@ def play(
 # Each case has chunks of up to 100 operations. A full chunk of 5 ms takes two and a half times its target time, as with
 # the default settings.
 QUICK, MEDIUM, SLOW = (2_000, 0.0, 0.2), (2_000, 0.005, 0.2), (1_000, 0.5, 2.0)
+FEW_SLOW = (160, 0.5, 2.0)  # two rounds for the slots of eight consumers, if each of them gets a chunk at once
 OPERATION_SECONDS = 0.5
 
 
 @pytest.mark.parametrize("consumers", [2, *full([8])])
-@pytest.mark.parametrize(("operations", "handler_seconds", "chunk_seconds"), [QUICK, *full([MEDIUM, SLOW])], ids=str)
+@pytest.mark.parametrize(
+    ("operations", "handler_seconds", "chunk_seconds"), [QUICK, *full([MEDIUM, SLOW, FEW_SLOW])], ids=str
+)
 def test_first_batch_costs_hardly_more_than_a_later_one(
     consumers: int, operations: int, handler_seconds: float, chunk_seconds: float
 ) -> None:

@@ -274,9 +274,9 @@ def test_chunks_are_sorted_by_their_operations_and_each_before_its_follow_ups() 
 
 @pytest.mark.parametrize(
     ("batch_operations", "chunk_operations"),
-    [(math.inf, 1_200), (100_000, 25_000), (10_000, 2_500), (2_000, 500), (1_000, 250), (101, 25.25)],
+    [(math.inf, 1_200), (100_000, 12_500), (10_000, 1_250), (2_000, 250), (1_000, 125), (101, 12.6)],
 )
-def test_unmeasured_batch_is_cut_into_a_few_chunks_and_a_large_one_has_full_chunks(
+def test_unmeasured_batch_is_spread_if_it_is_small_and_has_full_chunks_if_it_is_large(
     batch_operations: float, chunk_operations: float
 ) -> None:
     fit = Fit(1_000, 2**20, seconds=2, least_chunks=16)
