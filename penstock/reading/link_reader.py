@@ -5,7 +5,7 @@ and only their ids are kept. Pure.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from types import MappingProxyType
 
 from penstock.chunk import Links, Reference, UrlRule
@@ -97,7 +97,7 @@ class LinkReader:
             if reach >= index or index == first:
                 starts.append(index)
         starts.reverse()
-        for start, following in zip(starts, [*starts[1:], end], strict=True):
+        for start, following in pairwise([*starts, end]):
             yield range(start, following)
 
     def linked_before(self, first: int, end: int) -> range | None:

@@ -104,6 +104,17 @@ async def test_neighbours_of_a_linked_body_that_is_only_too_large_as_it_was_sent
     assert await sent(draft) == [6]
 
 
+async def test_stream_with_links_may_end_with_operations_that_are_too_large(draft: Draft) -> None:
+    draft.add(of(1))
+    draft.add(of(1, dependsOn=["0"]))
+    draft.add(of("x" * 9_000))
+    await draft.plan_added(0.5)
+    await draft.plan_added(0.9)  # a piece of the stream that ends within a line brings no operation
+    draft.add(of("y" * 9_000))
+    with pytest.raises(LimitPassed, match="2 operations are too large"):
+        await draft.finish_plan()
+
+
 async def test_body_that_is_too_large_in_any_form_is_refused_with_its_least_size(draft: Draft) -> None:
     add_as_sent(draft, f'["{"x" * 9_000}",{NUMBERS}]')
     with pytest.raises(LimitPassed) as caught:
