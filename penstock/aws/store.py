@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 FOLD_AT = 128  # ids in a counter. DynamoDB bills each write by the size of the whole item
 FOLDS_KEPT = 50  # groups of which a process remembers what is folded
-BEGUN_KEPT = 1_000  # groups of which a process remembers that their counter has all attributes that a count repeats
+COMPLETE_KEPT = 1_000  # groups of which a process remembers that their counter has all attributes that a count repeats
 CHUNKS_IN_COUNT = 32  # their condition has about 2 KB; DynamoDB accepts 4 KB and 300 operators
 READS_IN_CALL = 40  # items of up to 400 KB: an answer of DynamoDB has up to 16 MB, so it has room for all of them
 _ONE_WRITE = Units(writes=1, requests=1)
@@ -75,7 +75,7 @@ class DynamoDbStore(
         self._reads = Gatherer(self._read_items, up_to(READS_IN_CALL))
         self._counts: dict[tuple[str, int], Gatherer[_Count, Group]] = {}
         self._folds: dict[tuple[str, int], items.Fold] = {}  # as last seen; the table says if one is out of date
-        self._begun: dict[tuple[str, int], None] = {}  # groups whose counter was seen with `items.OF_EVERY_COUNTER`
+        self._complete: dict[tuple[str, int], None] = {}  # groups whose counter was seen with `items.OF_EVERY_COUNTER`
 
     async def check(self) -> None:
         await self._table.check(items.batch_key("none"))
@@ -705,11 +705,11 @@ class DynamoDbStore(
         """
         group = group_of(records[0].chunk_id)
         conditions, values = items.conditions_of_count(records, batch.group_totals[group], fold)
-        is_begun = (batch.id, group) in self._begun and at is not None and at < batch.expires_at
+        is_complete = (batch.id, group) in self._complete and at is not None and at < batch.expires_at
         with self._table.bills.report(batch.id, _WRITE_AND_DELETION) as report:
-            amounts = items.amounts_of_count(batch, records, at, report.units, with_zeros=not is_begun)
+            amounts = items.amounts_of_count(batch, records, at, report.units, with_zeros=not is_complete)
             times = {
-                **({} if is_begun else {"expires_at": whole_seconds(batch.expires_at)}),
+                **({} if is_complete else {"expires_at": whole_seconds(batch.expires_at)}),
                 **({} if at is None else {"counted_at": seconds(at)}),
             }
             added = [f"{fold.set_name} :chunks", *map(_add_to, amounts)]
@@ -728,16 +728,16 @@ class DynamoDbStore(
                 return_blocker=True,
             )
             report.is_done = isinstance(counted, Done)
-        self._note_begun(batch.id, group, counted.item)
+        self._note_complete(batch.id, group, counted.item)
         return counted
 
-    def _note_begun(self, batch_id: str, group: int, counter: Item) -> None:
+    def _note_complete(self, batch_id: str, group: int, counter: Item) -> None:
         """Remember whether a counter has all that every count would otherwise write again."""
-        self._begun.pop((batch_id, group), None)
+        self._complete.pop((batch_id, group), None)
         if counter.keys() >= items.OF_EVERY_COUNTER:
-            self._begun[batch_id, group] = None
-        if len(self._begun) > BEGUN_KEPT:
-            del self._begun[next(iter(self._begun))]
+            self._complete[batch_id, group] = None
+        if len(self._complete) > COMPLETE_KEPT:
+            del self._complete[next(iter(self._complete))]
 
     async def _with_room(
         self, batch_id: str, group: int, write: Callable[[], Awaitable[Done | Blocked]]
