@@ -85,7 +85,7 @@ class DirectCalls:
     def _go_on(self, slice_: Slice, calls: Calls, awaited: Any) -> Generator[Any, Any, Verdicts]:
         """Do what `yield from calls` does, where the first call waits for `awaited`. Note each call that waits.
 
-        Return the verdicts of the last lot, unless its worker was left behind.
+        Return the verdicts of the last lot, unless its worker was left behind. Those of the others are in the slice.
         """
         waiting = slice_.lot
         try:
@@ -99,7 +99,7 @@ class DirectCalls:
                     awaited = calls.throw(error)
                 else:
                     awaited = calls.send(None)
-                if slice_.lot is not waiting:
+                if slice_.lot is not waiting:  # another call waits now
                     waiting = slice_.lot
                     self._count_soon()  # first, so that whoever hears of the ended ones finds their time
                     slice_.note_wait(slice_)
@@ -110,11 +110,12 @@ class DirectCalls:
             self._results.memory.end(slice_.worker)
         if performing is not None:
             slice_.note_wait(slice_)
+            awaited = None  # its result need not stay in memory
             return (yield from performing.__await__())
         return {one.index: slice_.verdicts[one.index] for one in waiting or () if not slice_.worker.is_left}
 
     def _note_wait(self, slice_: Slice) -> None:
-        """Note that a handler waits for the first time."""
+        """Start the time limit of a call that waits for the first time, and reserve memory for its result."""
         worker, route, memory = slice_.worker, slice_.route, self._results.memory
         assert route is not None
         worker.has_waited = True
@@ -142,6 +143,7 @@ class DirectCalls:
                 found = self._find(operation)
                 if found is None or found.place is not _LOOP or found.policy.bulk:
                     self.end_slice()
+                    slice_.begun_at = monotonic()
                     return self._otherwise(lot, worker, found)
                 path, method, route, returns_much = operation.path, operation.method, found, None
                 self._path, self._method, self._route = path, method, route

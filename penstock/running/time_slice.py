@@ -41,8 +41,8 @@ class Slice:
     keeps_until: float = 0.0  # the worker may keep its slot, even if others want it
     ends_at: float = 0.0
     lot: Lot | None = None  # the one being performed
-    route: Route | None = None  # of its handler, and `begun_at` is when that was called
-    begun_at: float = 0.0
+    route: Route | None = None  # of the last handler that was called directly
+    begun_at: float = 0.0  # when it was called, or when another lot began
     ended: int = 0  # operations that have got verdicts since `counted_at`
     counted_at: float = 0.0
     count: int = 0  # operations that had got verdicts until then and are not reported yet

@@ -1498,3 +1498,87 @@ async def test_cut_that_a_transaction_swallows_leaves_no_verdict() -> None:
     stop.begin()
     stop.cut_off()
     assert await running == {}
+
+
+async def test_invalid_operation_before_a_bulk_call_that_is_cancelled_takes_no_negative_time() -> None:
+    registry, took = Operations[Any](), list[tuple[int, float]]()
+
+    @registry.post("/number")
+    async def number(body: int) -> None: ...
+
+    @registry.post("/all", bulk=True)
+    async def all_(bodies: list[int]) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(0)
+
+    chunk = Chunk("01J", "17", 1, (make_operation("/number", "none"), make_operation("/all", 1, index=1)))
+    runner = Runner(registry, 1)
+    await runner.run_chunk(
+        chunk, SOURCE, Stop(), lambda _: None, took=lambda count, seconds: took.append((count, seconds))
+    )
+    assert all(0 <= seconds < 10 for _, seconds in took)
+
+
+async def test_what_ends_is_told_before_a_bulk_call_after_a_handler_that_has_waited() -> None:
+    registry, ended, told = Operations[Any](), list[int](), list[int]()
+
+    @registry.post("/short")
+    async def short() -> None:
+        await asyncio.sleep(0)
+
+    @registry.post("/all", bulk=True)
+    async def all_(bodies: list[int]) -> None:
+        told.append(sum(ended))
+        await asyncio.sleep(0)
+        told.append(sum(ended))
+
+    chunk = Chunk("01J", "17", 1, (make_operation("/short"), make_operation("/all", 1, index=1)))
+    await Runner(registry, 1).run_chunk(chunk, SOURCE, Stop(), ended.append)
+    assert told[1] == 1
+
+
+async def test_worker_that_has_ended_leaves_no_timer() -> None:
+    registry = Operations[Any]()
+
+    @registry.post("/short", timeout_seconds=60)
+    async def short() -> None:
+        await asyncio.sleep(0)
+
+    await Runner(registry, 1).run_chunk(make_chunk("/short", "/short"), SOURCE, Stop(), lambda _: None)
+    scheduled = asyncio.get_running_loop()._scheduled  # type: ignore[attr-defined]
+    assert [one for one in scheduled if not one.cancelled()] == []
+
+
+async def test_marks_of_a_handler_that_waits_are_not_seen_by_the_next() -> None:
+    registry, variable, seen = Operations[Any](), ContextVar[str]("variable", default="unset"), list[str]()
+
+    @registry.post("/set")
+    async def set_it() -> None:
+        seen.append(variable.get())
+        variable.set("set")
+        await asyncio.sleep(0)
+
+    await Runner(registry, 1).run_chunk(make_chunk(*["/set"] * 3), SOURCE, Stop(), lambda _: None)
+    assert seen == ["unset"] * 3
+
+
+async def test_handler_that_ends_late_has_no_effect_on_the_next_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The notice of an attempt that has ended is not given to a later one."""
+    monkeypatch.setattr("penstock.running.left_behind.NOTICE_SECONDS", 0.1)
+    registry = Operations[Any]()
+
+    @registry.post("/late", timeout_seconds=0.01)
+    async def late() -> None:
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+    @registry.post("/slow", bulk=True, timeout_seconds=60)
+    async def slow(bodies: list[int]) -> list[int]:
+        await asyncio.sleep(0.15)
+        return bodies
+
+    chunk = Chunk("01J", "17", 1, (make_operation("/late"), make_operation("/slow", 1, index=1)))
+    verdicts = await Runner(registry, 1).run_chunk(chunk, SOURCE, Stop(), lambda _: None)
+    assert [as_outcome(verdicts[index]).status for index in range(2)] == [504, 200]
