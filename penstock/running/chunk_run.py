@@ -165,7 +165,7 @@ class ChunkRun:
             self._stop,
             context.copy(),
             limits,
-            note_wait=self._note_wait,
+            before_wait=self._report_before_wait,
             may_go_on=self._may_go_on,
         )
         worker.task = asyncio.create_task(self._work(slice_), context=context)
@@ -226,7 +226,7 @@ class ChunkRun:
                 if slice_.lot is not None:
                     if performing is None:
                         return False  # its task is being cancelled, perhaps by its handler: `_worker_ended` finds out
-                    self._note_wait(slice_)
+                    self._report_before_wait(slice_)
                     try:
                         verdicts: Verdicts | None = await performing
                     except CallFailed:
@@ -257,7 +257,7 @@ class ChunkRun:
                 self._dismiss_waiting()
         return bool(self._pending) and not worker.is_marked
 
-    def _note_wait(self, slice_: Slice) -> None:
+    def _report_before_wait(self, slice_: Slice) -> None:
         """Report what has ended before a handler, because that may wait for long, or never end."""
         if slice_.ended:
             self._count(slice_, slice_.begun_at)

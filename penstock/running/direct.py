@@ -78,7 +78,7 @@ class DirectCalls:
             performing: Performing | None = end.value
             return performing
         self.end_slice()
-        self._note_wait(slice_)
+        self._start_limit(slice_)
         return self._go_on(slice_, calls, awaited)
 
     @types.coroutine
@@ -102,19 +102,19 @@ class DirectCalls:
                 if slice_.lot is not waiting:  # another call waits now
                     waiting = slice_.lot
                     self._count_soon()  # first, so that whoever hears of the ended ones finds their time
-                    slice_.note_wait(slice_)
-                    self._note_wait(slice_)
+                    slice_.before_wait(slice_)
+                    self._start_limit(slice_)
         except StopIteration as end:
             performing: Performing | None = end.value
         finally:
             self._results.memory.end(slice_.worker)
         if performing is not None:
-            slice_.note_wait(slice_)
+            slice_.before_wait(slice_)
             awaited = None  # its result need not stay in memory
             return (yield from performing.__await__())
         return {one.index: slice_.verdicts[one.index] for one in waiting or () if not slice_.worker.is_left}
 
-    def _note_wait(self, slice_: Slice) -> None:
+    def _start_limit(self, slice_: Slice) -> None:
         """Start the time limit of a call that waits for the first time, and reserve memory for its result."""
         worker, route, memory = slice_.worker, slice_.route, self._results.memory
         assert route is not None
@@ -229,7 +229,7 @@ class DirectCalls:
             self._rejected(verdict)
             return verdict
         if worker.has_waited:
-            error = limits.meaning_of(error)
+            error = limits.end_by(error)
         error = meaning_of(error, worker)
         if worker.is_left or ends_task(error, worker.task):
             return None

@@ -113,7 +113,35 @@ def _resume(started: Coroutine[Any, Any, T], awaited: Any) -> Generator[Any, Any
             return (yield from started.__await__())
 
 
-class TimeLimit:
+class _Limit:
+    """What a time limit for one attempt and those for several have in common: they cancel the task of their worker."""
+
+    __slots__ = ("_cancelling", "_monotonic", "_timer", "is_over", "worker")
+
+    def __init__(self, monotonic: Callable[[], float], worker: Worker, cancelling: int = 0) -> None:
+        """Create a limit by the clock `monotonic`.
+
+        `cancelling` is what `cancelling()` of the worker's task returned before the handler was called. A handler may
+        cancel its own task before it waits for the first time.
+        """
+        self.is_over = False
+        self.worker = worker
+        self._timer: asyncio.TimerHandle | None = None
+        self._monotonic = monotonic
+        self._cancelling = cancelling
+
+    @property
+    def has_cancelled(self) -> bool:
+        """Return True if nobody else has cancelled the task since the handler was called."""
+        return self.is_over and self.worker.task.cancelling() - 1 <= self._cancelling
+
+    def _expire(self) -> None:
+        self.is_over = True
+        self.worker.task.cancel()
+        self._timer = asyncio.get_running_loop().call_later(NOTICE_SECONDS, self.worker.overdue, self.worker)
+
+
+class TimeLimit(_Limit):
     """The time limit of one attempt. If it is over, the worker's task is cancelled and `run` raises TimeoutError.
 
     It does what `asyncio.timeout` does. It also calls the worker's `overdue` if the attempt has not ended
@@ -121,23 +149,15 @@ class TimeLimit:
     before that, and most attempts that never wait end long before their time limit.
     """
 
-    __slots__ = ("_cancelling", "_monotonic", "_seconds", "_timer", "begun_at", "is_over", "worker")
+    __slots__ = ("_seconds", "begun_at")
 
     def __init__(
         self, begun_at: float, seconds: float, monotonic: Callable[[], float], worker: Worker, cancelling: int
     ) -> None:
-        """Create a limit that is over `seconds` after the clock `monotonic` showed `begun_at`.
-
-        `cancelling` is what `cancelling()` of the worker's task returned before the handler was called. A handler may
-        cancel its own task before it waits for the first time.
-        """
-        self.is_over = False
+        """Create a limit that is over `seconds` after the clock `monotonic` showed `begun_at`."""
+        super().__init__(monotonic, worker, cancelling)
         self.begun_at = begun_at
-        self.worker = worker
         self._seconds = seconds
-        self._timer: asyncio.TimerHandle | None = None
-        self._monotonic = monotonic
-        self._cancelling = cancelling
 
     async def run(self, attempt: Coroutine[Any, Any, T]) -> T:
         """Await the attempt."""
@@ -166,18 +186,8 @@ class TimeLimit:
             if self.is_over:
                 self.worker.task.uncancel()
 
-    @property
-    def has_cancelled(self) -> bool:
-        """Return True if nobody else has cancelled the task since the handler was called."""
-        return self.is_over and self.worker.task.cancelling() - 1 <= self._cancelling
 
-    def _expire(self) -> None:
-        self.is_over = True
-        self.worker.task.cancel()
-        self._timer = asyncio.get_running_loop().call_later(NOTICE_SECONDS, self.worker.overdue, self.worker)
-
-
-class TimeLimits(TimeLimit):
+class TimeLimits(_Limit):
     """The time limits of the attempts that a worker performs one after the other.
 
     They share a timer, because one for each attempt would take longer than some handlers. It stays when an attempt ends
@@ -187,7 +197,7 @@ class TimeLimits(TimeLimit):
     __slots__ = ("_due_at", "_set_for")
 
     def __init__(self, monotonic: Callable[[], float], worker: Worker) -> None:
-        super().__init__(0.0, 0.0, monotonic, worker, 0)
+        super().__init__(monotonic, worker)
         self._due_at = math.inf  # the end of the limit of the attempt that waits, if any does
         self._set_for = math.inf  # the end for which the timer is set
 
@@ -205,7 +215,7 @@ class TimeLimits(TimeLimit):
             self.close()
             self.worker.task.uncancel()
 
-    def meaning_of(self, error: BaseException) -> BaseException:
+    def end_by(self, error: BaseException) -> BaseException:
         """End the limit of an attempt that has raised `error`. Return TimedOut if it was over."""
         cancelled = isinstance(error, asyncio.CancelledError) and self.has_cancelled
         is_due = cancelled or (isinstance(error, TimeoutError) and self.is_over)

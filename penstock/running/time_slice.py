@@ -25,7 +25,7 @@ class Slice:
     """What a worker may perform in a slice, and what it has performed so far. The worker uses it for all its slices.
 
     `pending` has the lots that may start next. `verdicts` gets the verdicts of those whose handlers are called
-    directly. `note_wait` must be called before such a handler waits. After it, `may_go_on` begins a new slice, or
+    directly. `before_wait` must be called before such a handler waits. After it, `may_go_on` begins a new slice, or
     returns False.
     """
 
@@ -35,7 +35,7 @@ class Slice:
     stop: Stop
     unmarked: contextvars.Context  # in which no handler has left a mark
     limits: TimeLimits  # of handlers that are called directly
-    note_wait: Callable[["Slice"], None]
+    before_wait: Callable[["Slice"], None]
     may_go_on: Callable[["Slice", float], bool]
     slots: Turn | TurnWithRoom | Line | None = None  # of which the worker holds one
     keeps_until: float = 0.0  # the worker may keep its slot, even if others want it
