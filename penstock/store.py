@@ -282,11 +282,13 @@ class Store(
         Add `event` to its events.
         """
 
-    def read_records(self, batch: Batch, group: int, first_chunk: int) -> AsyncIterator[EncodedRecord]:
+    def read_records(
+        self, batch: Batch, group: int, first_chunk: int, *, reads_all: bool = False
+    ) -> AsyncIterator[EncodedRecord]:
         """Yield the records of the planned chunks of a group from `first_chunk` on, and those of their follow-ups.
 
         Planned chunks come in their order. The follow-ups of each come right after it, and before their own follow-ups.
-        Chunks without a record are left out.
+        Chunks without a record are left out. With `reads_all`, the first call to AWS does not only read a few of them.
         """
 
     async def read_record(self, batch_id: str, chunk_id: str) -> EncodedRecord:

@@ -341,9 +341,12 @@ class DynamoDbStore(
         )
         return record if isinstance(committed, Done) else await self._read_record(committed.item)
 
-    async def read_records(self, batch: Batch, group: int, first_chunk: int) -> AsyncIterator[EncodedRecord]:
+    async def read_records(
+        self, batch: Batch, group: int, first_chunk: int, *, reads_all: bool = False
+    ) -> AsyncIterator[EncodedRecord]:
         first, last = items.chunk_sk(str(first_chunk)), items.CHUNKS_END
-        async for item in self._table.query(items.group_pk(batch.id, group), first, last, first_items=FIRST_RECORDS):
+        first_items = None if reads_all else FIRST_RECORDS
+        async for item in self._table.query(items.group_pk(batch.id, group), first, last, first_items=first_items):
             if items.has_record(item):
                 yield await self._read_encoded(item)
 

@@ -720,7 +720,14 @@ class MemoryStore(
             if since <= at <= now:
                 yield at, what
 
-    async def read_records(self, batch: Batch, group: int, first_chunk: int) -> AsyncIterator[EncodedRecord]:
+    async def read_records(
+        self,
+        batch: Batch,
+        group: int,
+        first_chunk: int,
+        *,
+        reads_all: bool = False,  # noqa: ARG002 - nothing is read in calls here
+    ) -> AsyncIterator[EncodedRecord]:
         ids = [chunk_id for batch_id, chunk_id in self._records if batch_id == batch.id]
         ids = [chunk_id for chunk_id in ids if group_of(chunk_id) == group and planned_number(chunk_id) >= first_chunk]
         for chunk_id in sorted(ids, key=sort_key):

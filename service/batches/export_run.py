@@ -165,7 +165,7 @@ class ExportRun:
         state = None if self.export.status is None else OutcomeState(self.export.status)
         wanted = Wanted(cursor or Cursor(), state)
         group = await self._app[BACKEND].store.read_group(self._batch.id, group_of(str(wanted.cursor.chunk)))
-        async for lines in lines_of(Reading(self._app, self._batch, wanted).windows(group)):
+        async for lines in lines_of(Reading(self._app, self._batch, wanted, reads_all=True).windows(group)):
             yield lines
 
     async def _choose_columns(self, first: Lines, *, is_all: bool) -> None:

@@ -31,7 +31,7 @@ from penstock.service.paging import is_number, read_limit, read_once
 from penstock.service.schemas import outcome_body, results_url
 from penstock.service.turns import Turns
 from penstock.settings import MIB
-from penstock.store import Group, Store
+from penstock.store import Group
 
 _PARAMETERS = ("status", "limit", "cursor", "format")
 _FORMATS = {"ndjson": NDJSON, "json": JSON, "csv": CSV}
@@ -85,11 +85,12 @@ async def batch_results(request: web.Request) -> web.StreamResponse:
     if kind == CSV and (limit is not None or "cursor" in request.query):
         raise MalformedRequest("CSV has all results. For pages of them, use NDJSON or JSON.")
     most = None if limit is None else limit + 1  # one more shows that there is a next page
-    reading = Reading(request.app, batch, wanted, record, most_outcomes=most)
+    is_stream = kind == CSV or (kind == NDJSON and limit is None)
+    reading = Reading(request.app, batch, wanted, record, most_outcomes=most, reads_all=is_stream)
     windows = reading.windows(group)
     if kind == CSV:
         return await stream_csv(request, csv_blocks(windows, delimiter=await _delimiter(request, batch)))
-    if kind == NDJSON and limit is None:
+    if is_stream:
         return await stream(request, NDJSON, _blocks(windows))
     page, following = await read_page(windows, limit or PAGE_OUTCOMES, request[SHARE], request.app[TURNS])
     return _page_answer(batch, kind, page, following, _kept_query(wanted.state, limit))
@@ -106,10 +107,12 @@ class Reading:
         record: EncodedRecord | None = None,
         *,
         most_outcomes: int | None = None,
+        reads_all: bool = False,
     ) -> None:
         """Create a reading. `record` is the one of the only chunk of the batch, if it was read with its counter.
 
-        A reader who needs only the first outcomes says how many: `most_outcomes`. Then the windows are small.
+        A reader who needs only the first outcomes says how many: `most_outcomes`. Then the windows are small. One who
+        needs all says `reads_all`: then calls to AWS read as much as they can.
         """
         self._store = app[BACKEND].store
         self._source = BatchSource(app[BACKEND], batch, app[MEMORY])
@@ -117,6 +120,7 @@ class Reading:
         self._batch = batch
         self._wanted = wanted
         self._turns = app[TURNS]
+        self._reads_all = reads_all
         self._most_outcomes = min(most_outcomes or WINDOW_OUTCOMES, WINDOW_OUTCOMES)
 
     async def windows(self, group: Group) -> AsyncIterator[tuple[int, Window]]:
@@ -185,7 +189,8 @@ class Reading:
         if self._record is not None and group.done == {self._record.chunk_id}:
             counted = _only(self._record)
         else:
-            counted = _counted_records(self._store, self._batch, number, group, first_chunk)
+            records = self._store.read_records(self._batch, number, first_chunk, reads_all=self._reads_all)
+            counted = _counted_records(records, group)
         return read_families(counted, self._source, self._turns)
 
 
@@ -193,11 +198,9 @@ async def _only(record: EncodedRecord) -> AsyncIterator[EncodedRecord]:
     yield record
 
 
-async def _counted_records(
-    store: Store, batch: Batch, number: int, group: Group, first_chunk: int
-) -> AsyncIterator[EncodedRecord]:
+async def _counted_records(records: AsyncIterator[EncodedRecord], group: Group) -> AsyncIterator[EncodedRecord]:
     """Yield the counted records of a group. A record that is not counted yet may become void."""
-    async for record in store.read_records(batch, number, first_chunk):
+    async for record in records:
         if record.chunk_id in group.done:
             yield record
 

@@ -192,9 +192,11 @@ class StoreOfResults(MemoryStore):
             return await super().read_group(batch_id, group)
         return Group(done=frozenset(self._chunks(batch_id)))
 
-    async def read_records(self, batch: Batch, group: int, first_chunk: int) -> AsyncIterator[EncodedRecord]:
+    async def read_records(
+        self, batch: Batch, group: int, first_chunk: int, *, reads_all: bool = False
+    ) -> AsyncIterator[EncodedRecord]:
         if batch.id not in self.SIZES:
-            async for record in super().read_records(batch, group, first_chunk):
+            async for record in super().read_records(batch, group, first_chunk, reads_all=reads_all):
                 yield record
             return
         for chunk_id, indexes in self._chunks(batch.id).items():

@@ -29,7 +29,7 @@ from penstock.consumer.sweeper import Tenure
 from penstock.outcome import ChunkRecord
 from penstock.queue import Delivery, Message, SentAhead
 from penstock.record import EncodedRecord
-from penstock.running.left_behind import LeftTasks, TimeLimit
+from penstock.running.left_behind import LeftTasks, TimeLimits
 from penstock.running.result_memory import ResultMemory
 from penstock.running.runner import Runner
 from penstock.running.source import Source
@@ -411,20 +411,18 @@ def blame_those_that_ran_beside_poison(patching: Patching) -> None:
 
 
 def tell_what_is_not_counted(patching: Patching) -> None:
-    def mutant(
-        store: DynamoDbStore, batch: Batch, number: int, group: Group, first_chunk: int
-    ) -> AsyncIterator[EncodedRecord]:
-        return store.read_records(batch, number, first_chunk)
+    def mutant(records: AsyncIterator[EncodedRecord], group: Group) -> AsyncIterator[EncodedRecord]:
+        return records
 
     patching.setattr("penstock.service.batches.results._counted_records", mutant)
 
 
 def wait_for_a_handler_that_never_ends(patching: Patching) -> None:
-    def mutant(limit: TimeLimit) -> None:
+    def mutant(limit: TimeLimits) -> None:
         limit.is_over = True
         limit.worker.task.cancel()
 
-    patching.setattr(TimeLimit, "_expire", mutant)
+    patching.setattr(TimeLimits, "_expire", mutant)
 
 
 def go_on_without_slots(patching: Patching) -> None:

@@ -181,7 +181,7 @@ async def _lines(request: web.Request, output: Output) -> AsyncIterator[tuple[by
         batch, groups = await backend.store.read_progress(output.entry.id, [0], with_done=True)
         if batch is None:
             return
-        reading = Reading(request.app, batch, Wanted(Cursor(), state))
+        reading = Reading(request.app, batch, Wanted(Cursor(), state), reads_all=True)
         async for _, window in reading.windows(groups[0]):
             for line in lines_of(state, name, window.indexes, window.lines):
                 yield line, window.memory_bytes

@@ -390,9 +390,11 @@ def break_after(parts: MemoryParts, count: int, error: Exception) -> None:
     """Break reading after some records. The reader must read a record more to see that a family is complete."""
     read = parts.store.read_records
 
-    async def read_some(batch: Batch, group: int, first_chunk: int) -> AsyncIterator[EncodedRecord]:
+    async def read_some(
+        batch: Batch, group: int, first_chunk: int, *, reads_all: bool = False
+    ) -> AsyncIterator[EncodedRecord]:
         left = count
-        async for record in read(batch, group, first_chunk):
+        async for record in read(batch, group, first_chunk, reads_all=reads_all):
             yield record
             left -= 1
             if not left:
