@@ -422,7 +422,7 @@ def wait_for_a_handler_that_never_ends(patching: Patching) -> None:
         limit.is_over = True
         limit.worker.task.cancel()
 
-    patching.setattr(TimeLimits, "_expire", mutant)
+    patching.setattr("penstock.running.left_behind._Limit._expire", mutant)
 
 
 def go_on_without_slots(patching: Patching) -> None:
