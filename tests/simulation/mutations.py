@@ -583,7 +583,7 @@ MUTATIONS = {
         ("poison", 88, run_a_last_attempt_beside_others),
         ("pauses", 22, run_a_suspect_without_looking_again),
         ("losses", 156, tell_what_is_not_counted),
-        ("rollouts", 193, wait_for_a_handler_that_never_ends),
+        ("rollouts", 17, wait_for_a_handler_that_never_ends),
         ("calm", 128, forget_a_chunk_when_folding),
         ("kills", 1170, fold_what_was_counted_meanwhile),
         ("queue", 5, count_without_looking_into_the_fold),
