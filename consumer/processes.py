@@ -5,6 +5,7 @@ passes on the request to stop. It receives no chunks itself.
 """
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
@@ -98,7 +99,7 @@ class Processes:
         """Ask all processes to drain. May be called again."""
         self._stopping.set()
         for process in self._running.values():
-            process.terminate()
+            _terminate(process)
 
     async def run(self) -> bool:
         """Return True if every process that was asked to stop exited cleanly, False also after giving up."""
@@ -165,10 +166,15 @@ class Processes:
         self._running[number] = process
         try:
             if self._stopping.is_set():
-                process.terminate()
+                _terminate(process)
             return await process.wait()
         finally:
             del self._running[number]
+
+
+def _terminate(process: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it has just died by itself, and its task has not run since
+        process.terminate()
 
 
 def _read_progress(descriptor: int) -> bytes:

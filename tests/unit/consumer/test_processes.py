@@ -60,6 +60,19 @@ async def test_dead_are_started_anew_and_the_others_left_alone(tmp_path: Path) -
     assert {(log["number"], log["exit_code"]) for log in died} == {(0, 3)}
 
 
+async def test_stop_reaches_the_others_if_one_has_just_died(tmp_path: Path) -> None:
+    living = tmp_path / "living"
+    processes = Processes([command(LIVE, living)], SystemClock(), AT_ONCE)
+    running = asyncio.create_task(processes.run())
+    await until_runs(living, 1)
+    dead = await asyncio.create_subprocess_exec(sys.executable, "-c", "")
+    await dead.wait()
+    processes._running = {-1: dead, **processes._running}  # the dead one comes first
+    processes.stop()
+    async with asyncio.timeout(10):
+        await running
+
+
 async def test_stop_ends_them_all_and_does_not_wait_for_a_restart(tmp_path: Path) -> None:
     dead, living = tmp_path / "dead", tmp_path / "living"
     processes = Processes([command(DIE, dead), command(LIVE, living)], SystemClock(), HOURS)
