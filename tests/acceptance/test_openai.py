@@ -167,9 +167,14 @@ class Pieces(io.RawIOBase):
 
 async def test_cancelled_batch_is_told_apart_by_its_lines(penstock: Installation) -> None:
     async with AsyncOpenAI(base_url=f"http://127.0.0.1:{penstock.port}/v1", api_key="none") as client:
-        file = await client.files.create(file=lingering(100, seconds=0.5), purpose="batch")
+        file = await client.files.create(file=lingering(100, seconds=2), purpose="batch")
         made = await client.batches.create(input_file_id=file.id, endpoint=LINGERS, completion_window="24h")
-        cancelling = await client.batches.cancel(made.id)
+
+        async def some_have_begun() -> bool:
+            return bool(penstock.journal.entries("begun"))
+
+        await eventually(some_have_begun)
+        cancelling = await client.batches.cancel(made.id)  # those that have begun run on for two seconds
         assert cancelling.status == "cancelling"
         batch = await wait_for(client, made.id)
         assert batch.status == "cancelled"
