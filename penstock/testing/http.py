@@ -58,12 +58,34 @@ class _Paper(AbstractStreamWriter):
     async def write_headers(self, *_arguments: Any) -> None: ...
 
 
+class _Connection(asyncio.Transport):
+    """The connection to the client. It is closing from the start, so that a stream of events ends: nobody reads it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_broken = False
+
+    def abort(self) -> None:
+        self.is_broken = True
+
+    def is_closing(self) -> bool:
+        return True
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
+
+
 async def ask(
     app: web.Application, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
 ) -> Answer:
-    """Send a request to `app`, which must be frozen. Call this in the process that serves it."""
-    paper = _Paper()
-    response = await app._handle(_request(method, path, body, headers or {}, paper))  # noqa: SLF001 - no public way in
+    """Send a request to `app`, which must be frozen. Call this in the process that serves it.
+
+    Raises ConnectionResetError if the application breaks the connection, because it cannot finish its answer.
+    """
+    paper, connection = _Paper(), _Connection()
+    protocol = SimpleNamespace(ssl_context=None, peername=None, sockname=None, transport=connection, writer=paper)
+    response = await app._handle(_request(method, path, body, headers or {}, protocol))  # noqa: SLF001 - no public way in
+    if connection.is_broken:
+        raise ConnectionResetError(f"The answer to {method} {path} broke off after {len(paper.content):,} bytes.")
     if isinstance(response, web.Response) and not response.prepared:
         content = response.body if isinstance(response.body, bytes) else b""
     else:
@@ -71,7 +93,7 @@ async def ask(
     return Answer(response.status, dict(response.headers), content)
 
 
-def _request(method: str, path: str, body: Any, headers: Mapping[str, str], paper: _Paper) -> web.Request:
+def _request(method: str, path: str, body: Any, headers: Mapping[str, str], protocol: Any) -> web.Request:
     loop = asyncio.get_running_loop()
     content = b"" if body is None else json.dumps(body).encode()
     fields = CIMultiDict(
@@ -92,6 +114,5 @@ def _request(method: str, path: str, body: Any, headers: Mapping[str, str], pape
     payload = StreamReader(BaseProtocol(loop), 2**26, loop=loop)
     payload.feed_data(content)
     payload.feed_eof()
-    protocol: Any = SimpleNamespace(ssl_context=None, peername=None, sockname=None, transport=None, writer=paper)
     task: Any = asyncio.current_task()
-    return web.Request(message, payload, protocol, paper, task, loop, client_max_size=2**26)
+    return web.Request(message, payload, protocol, protocol.writer, task, loop, client_max_size=2**26)
