@@ -1,11 +1,12 @@
 """Finishes groups whose operations are all counted, and the batch with its last group."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from penstock.batch import UNACCEPTED_STATES, Batch, BatchState, Counts, final_state, sum_counts
 from penstock.clock import Clock
+from penstock.ending import counted_at, has_run, start_of
 from penstock.store import Group, Store
 from penstock.telemetry import Event, get_log
 from penstock.webhooks.event import new_event
@@ -28,37 +29,37 @@ class Finisher:
         if not is_full(batch, number, group):
             return
         if batch.is_final:
-            await self._finish_group(batch, number, group.counts)
+            await self._finish_group(batch, number, group)
             return
         key = batch.id, number, group.counts
         if key not in self._finishing:
-            self._finishing[key] = asyncio.create_task(self._finish_group(batch, number, group.counts))
+            self._finishing[key] = asyncio.create_task(self._finish_group(batch, number, group))
             self._finishing[key].add_done_callback(lambda _: self._finishing.pop(key))
         await asyncio.shield(self._finishing[key])  # the others still wait if this chunk is given up
 
-    async def _finish_group(self, batch: Batch, number: int, counts: Counts) -> None:
-        """Finish a full group with these counts, and the batch if this was its last group."""
+    async def _finish_group(self, batch: Batch, number: int, group: Group) -> None:
+        """Finish a full group, and the batch if this was its last group."""
         if len(batch.group_totals) == 1:
-            await self._finish_only_group(batch, counts)
+            await self._finish_only_group(batch, group)
             return
         finished = await self._store.finish_group(batch.id, number)
         if finished is not None and len(finished.finished_groups) == len(finished.group_totals):
             await self._finish_batch(_with_start_of(batch, finished))
 
-    async def _finish_only_group(self, batch: Batch, counts: Counts) -> None:
-        """Finish a batch of one group, which is full and has these counts.
+    async def _finish_only_group(self, batch: Batch, group: Group) -> None:
+        """Finish a batch of one group, which is full.
 
         This takes a single write if nothing has happened to the batch since it was read. If a redrive changes the
         counts now, the redrive finds the batch final and revises its state.
         """
-        if not batch.is_final and await self._move(batch, counts):
+        if not batch.is_final and await self._move(batch, [group]):
             return
         read = await self._store.read_batch(batch.id)
         if read is not None:
-            await self._finish_batch(_with_start_of(batch, read), counts)
+            await self._finish_batch(_with_start_of(batch, read), group)
 
-    async def _finish_batch(self, as_read: Batch, only_counts: Counts | None = None) -> None:
-        """Move the batch to its final state. `only_counts` are the counts of its group, if it has only one.
+    async def _finish_batch(self, as_read: Batch, only_group: Group | None = None) -> None:
+        """Move the batch to its final state. `only_group` is its group, if it has only one.
 
         If the batch gets an ending at the same time, decide again. It gets an ending only once.
         """
@@ -67,22 +68,24 @@ class Finisher:
             if batch.is_final:
                 await self._revise(batch)
                 return
-            if await self._move(batch, only_counts or await self._read_counts(batch)):
+            if await self._move(batch, [only_group] if only_group else await self._read_groups(batch)):
                 return
             batch = await self._store.read_batch(as_read.id)
 
-    async def _move(self, batch: Batch, counts: Counts) -> bool:
+    async def _move(self, batch: Batch, groups: Collection[Group]) -> bool:
         """Move an open batch to the final state that follows from its counts and its ending.
 
-        Return False if it is not open any more, or if it has another ending by now.
+        Return False if it is not open any more, or if it has another ending by now. Front ends answer with the same
+        state and times as soon as they see the counts (`penstock/ending.py`).
         """
+        counts = sum_counts(group.counts for group in groups)
         state, now = _state_of(batch, counts), self._clock.now()
         event = new_event(batch, state, counts, now)
         finished = await self._store.finish_batch(
             batch.id,
             state,
-            now,
-            started_at=_started_at(batch, counts),
+            now if (at := counted_at(groups)) is None else at,
+            started_at=_started_at(batch, groups, counts),
             ending=batch.ending,
             event=event,
         )
@@ -95,7 +98,7 @@ class Finisher:
 
     async def _revise(self, batch: Batch) -> None:
         """Correct the final state after a redrive: for instance, everything had failed, and now some succeeded."""
-        counts = await self._read_counts(batch)
+        counts = sum_counts(group.counts for group in await self._read_groups(batch))
         state = _state_of(batch, counts)
         if state is batch.state:
             return
@@ -104,9 +107,8 @@ class Finisher:
         if event is not None:
             self._on_event(batch.id)
 
-    async def _read_counts(self, batch: Batch) -> Counts:
-        groups = await self._store.read_groups(batch.id, range(len(batch.group_totals)))
-        return sum_counts(group.counts for group in groups.values())
+    async def _read_groups(self, batch: Batch) -> Collection[Group]:
+        return (await self._store.read_groups(batch.id, range(len(batch.group_totals)))).values()
 
 
 def _state_of(batch: Batch, counts: Counts) -> BatchState:
@@ -118,14 +120,15 @@ def _with_start_of(known: Batch, read: Batch) -> Batch:
     return replace(read, started_at=read.started_at or known.started_at)
 
 
-def _started_at(batch: Batch, counts: Counts) -> float | None:
+def _started_at(batch: Batch, groups: Collection[Group], counts: Counts) -> float | None:
     """Return when the batch started, or None if nothing of it has run.
 
-    A consumer that leaves out the start may die after its count. Then nobody knows when it started, so this returns the
-    earliest time at which it may have.
+    A consumer of an earlier version may have left out the start and died after its count. Then nobody knows when it
+    started, so this returns the earliest time at which it may have.
     """
-    if batch.started_at is not None or counts.succeeded + counts.failed == 0:
-        return batch.started_at
+    started_at = start_of(batch, groups)
+    if started_at is not None or not has_run(counts):
+        return started_at
     return batch.not_before or batch.accepted_at
 
 

@@ -52,7 +52,8 @@ class Group:
     It is returned only to callers that need it, because decoding it takes time.
 
     `spent` is what programs have reported of the cost of the batch, `counted_at` the time of the last count, and
-    `history` the operations that were counted in each slice of time (`eta.py`).
+    `history` the operations that were counted in each slice of time (`eta.py`). `started_at` is when the batch started,
+    if a single count had the whole group: then the batch itself may get it only when it becomes final.
     """
 
     counts: Counts = field(default_factory=Counts)
@@ -61,6 +62,7 @@ class Group:
     done: AbstractSet[str] = frozenset()
     spent: Units = field(default=Units(), compare=False)
     counted_at: float | None = None
+    started_at: float | None = field(default=None, compare=False)
     history: Mapping[int, int] = field(default_factory=dict)
 
     def is_through_with(self, chunk_id: str) -> bool:

@@ -294,7 +294,7 @@ _HISTORY = "slice"
 # version needs the four counts, even if they are 0: it closes a group only if each of them is as it was read.
 OF_EVERY_COUNTER = frozenset(OutcomeState) | {"completed", "expires_at"}
 GROUP_WITHOUT_DONE = ", ".join(
-    ["succeeded, failed, cancelled, expired, redelivered, closed, counted_at", *SPENT]
+    ["succeeded, failed, cancelled, expired, redelivered, closed, counted_at, started_at", *SPENT]
     + [f"{_HISTORY}{number}" for number in range(SLICES)]
 )
 
@@ -324,6 +324,7 @@ def group_without_done(item: Item) -> Group:
         closed=read_enum(item, "closed", Ending) if "closed" in item else None,
         spent=spent_from_item(item),
         counted_at=read_optional_seconds(item, "counted_at"),
+        started_at=read_optional_seconds(item, "started_at"),
         history={int(name[len(_HISTORY) :]): read_number(item, name) for name in item if name.startswith(_HISTORY)},
     )
 
@@ -434,6 +435,7 @@ def counter_to_item(
         "done": texts(record.chunk_id for record in records),
         **{name: amount for name, amount in amounts.items() if amount != number(0) or name == "succeeded"},
         **({} if at is None else {"counted_at": seconds(at)}),
+        **({} if batch.started_at is None else {"started_at": seconds(batch.started_at)}),
         "expires_at": whole_seconds(batch.expires_at),
     }
 

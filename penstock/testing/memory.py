@@ -631,6 +631,7 @@ class MemoryStore(
         group = self._groups.get(key, Group())
         total = batch.group_totals[group_of(record.chunk_id)]
         if not group.is_through_with(record.chunk_id) and group.has_room(record.counts, total):
+            has_whole = record.counts.completed == total and key not in self._groups
             self._done[key] = self._done.get(key, ChunkIds()).including([record.chunk_id])
             group = replace(
                 group,
@@ -638,6 +639,7 @@ class MemoryStore(
                 redelivered=group.redelivered + record.redelivered,
                 done=self._done[key],
                 counted_at=at or group.counted_at,
+                started_at=batch.started_at if has_whole else group.started_at,
                 history=_with_count(group.history, batch, record.counts.completed, at),
             )
             self._groups[key] = group

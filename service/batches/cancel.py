@@ -8,7 +8,7 @@ from penstock.batch import Batch, BatchState, Counts, Ending
 from penstock.errors import NotPossibleNow, PenstockError
 from penstock.sending import ChunkSender
 from penstock.service.audit import Action, auditing
-from penstock.service.batches.status import find_batch, find_status
+from penstock.service.batches.status import find_batch, find_progress, find_status
 from penstock.service.content import check_no_options
 from penstock.service.json_answer import json_answer
 from penstock.service.keys import BACKEND, CLOCK, SETTINGS
@@ -21,7 +21,7 @@ REASON = "Cancelled on request."
 async def cancel_batch(request: web.Request) -> web.Response:
     """Answer 202 with the status, also if the batch is cancelled already. Answer 409 if it ended in another way."""
     await check_no_options(request)
-    await cancel(request, await find_batch(request), REASON)
+    await cancel(request, (await find_progress(request)).batch, REASON)
     return json_answer(await find_status(request), status=202)
 
 
@@ -50,9 +50,13 @@ async def _cancel(request: web.Request, batch: Batch, reason: str) -> None:
         return
     # Before its notBefore time, no operation of a batch is running, so there is nothing to wait for.
     settle_seconds = 0 if batch.is_early(now) else request.app[SETTINGS].settle_seconds
-    if not await request.app[BACKEND].store.end_batch(
-        batch.id, Ending.CANCELLED, reason, settle_by=now + settle_seconds
-    ):
+    settle_by = now + settle_seconds
+    if batch.is_final:
+        ended = batch
+    elif await request.app[BACKEND].store.end_batch(batch.id, Ending.CANCELLED, reason, settle_by=settle_by):
+        return
+    else:
         ended = await find_batch(request)
-        if ended.state not in {BatchState.CANCELLING, BatchState.CANCELLED}:
-            raise NotPossibleNow(f"The batch is already {ended.state}, so it cannot be cancelled.")
+    is_asked_again = (ended.ending, ended.reason) == (Ending.CANCELLED, reason)  # perhaps nothing was left to cancel
+    if ended.state not in {BatchState.CANCELLING, BatchState.CANCELLED} and not is_asked_again:
+        raise NotPossibleNow(f"The batch is already {ended.state}, so it cannot be cancelled.")

@@ -76,7 +76,7 @@ async def read_page(app: web.Application, wanted: Wanted) -> tuple[list[dict[str
     batches, following = await _find_batches(app, wanted)
     # Counters are read after the batches, so they are never older than a state.
     counters = await app[BACKEND].store.read_groups_of(batches)
-    found = [await status_of(app, Progress(*progress)) for progress in zip(batches, counters, strict=True)]
+    found = [await status_of(app, Progress.of(*progress)) for progress in zip(batches, counters, strict=True)]
     return [status for status in found if wanted.status in {None, status["status"]}], following
 
 

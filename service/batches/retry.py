@@ -23,7 +23,7 @@ from penstock.service.audit import Action, auditing
 from penstock.service.batches.causes import LONGEST_TITLE
 from penstock.service.batches.choice import Chosen, RetryChoice, find_chosen, read_choice
 from penstock.service.batches.failed_chunks import failed_chunks
-from penstock.service.batches.status import find_batch
+from penstock.service.batches.status import find_finished
 from penstock.service.idempotency import answer_once, read_key
 from penstock.service.json_answer import json_answer
 from penstock.service.keys import BACKEND, METER, SETTINGS
@@ -77,7 +77,7 @@ async def retry_failures(request: web.Request, choice: RetryChoice) -> int:
 
 
 async def _find_final_batch(request: web.Request) -> Batch:
-    batch = await find_batch(request)
+    batch = await find_finished(request)
     if not batch.is_final:
         raise NotPossibleNow(f"The batch is {batch.state}. Retry its failures once it is final.")
     if batch.was_never_accepted:

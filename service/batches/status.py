@@ -3,14 +3,15 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from aiohttp import hdrs, web
 
-from penstock.batch import UNACCEPTED_STATES, Batch, BatchState, Counts, final_state, sum_counts
+from penstock.batch import UNACCEPTED_STATES, Batch, Counts, final_state, sum_counts
 from penstock.batch_id import is_batch_id
 from penstock.cost import cost_of
-from penstock.errors import LostItem, UnknownBatch
+from penstock.ending import as_ended
+from penstock.errors import LostItem, NotPossibleNow, UnknownBatch
 from penstock.eta import estimate_end
 from penstock.record import EncodedRecord
 from penstock.service.callers import Caller
@@ -19,8 +20,8 @@ from penstock.service.keys import BACKEND, CALLER, CLOCK, GROUP_NUMBERS, METADAT
 from penstock.service.schemas import flaws_body, status_body
 from penstock.store import Group
 
-ENDING_READS = 2  # how often a batch is read again of which everything is counted, and which is not final yet
-ENDING_PAUSE_SECONDS = 0.005
+FINISH_READS = 8  # how often a batch is read again that will be final in a moment
+FINISH_PAUSE_SECONDS = 0.005  # before the first of these reads. It doubles each time, so all of them take 1.3 seconds
 LONGEST_POLL_SECONDS = 30
 
 
@@ -30,6 +31,11 @@ class Progress:
 
     batch: Batch
     groups: Mapping[int, Group]
+
+    @classmethod
+    def of(cls, batch: Batch, groups: Mapping[int, Group]) -> Self:
+        """Return how far a batch is that was read. If everything is counted, it is as it will be when it is final."""
+        return cls(as_ended(batch, groups), groups)
 
     @property
     def counts(self) -> Counts:
@@ -59,34 +65,22 @@ async def read_progress(app: web.Application, batch_id: str) -> Progress:
     One call reads the batch and its counters. If the batch is final and the counts do not lead to its state, they are
     older than it. Then they are read again.
 
-    After the last count, a consumer needs one more call until the batch is final. The client need not ask once more for
-    that: this waits for it, for a moment.
+    After the last count, a consumer needs a few more calls until the batch is final. The client need not wait for
+    these: the batch is returned as they will leave it.
     """
-    progress = await _read_together(app, batch_id)
-    for _ in range(ENDING_READS):
-        if progress.batch.is_final or is_planned(progress.batch) or progress.counts.completed < progress.batch.total:
-            break
-        await app[CLOCK].sleep(ENDING_PAUSE_SECONDS)
-        progress = await _read_together(app, batch_id)
-    batch = progress.batch
-    is_whole = len(progress.groups) == len(batch.group_totals)
-    if is_whole and (not batch.is_final or _is_result_of(batch, progress.counts)):
-        return progress
-    return await _read_counters(app, batch)
-
-
-async def _read_together(app: web.Application, batch_id: str) -> Progress:
-    """Read the batch and its counters in one call. Counters may be missing, or older than the batch."""
     numbers = app[GROUP_NUMBERS]
     found, groups = await app[BACKEND].store.read_progress(batch_id, range(numbers.of(batch_id)), with_done=False)
     batch = _existing(app, batch_id, found)
     numbers.note(batch)
-    return Progress(batch, groups)
+    is_whole = len(groups) == len(batch.group_totals)
+    if is_whole and (not batch.is_final or _is_result_of(batch, groups)):
+        return Progress.of(batch, groups)
+    return await _read_counters(app, batch)
 
 
 async def _read_counters(app: web.Application, batch: Batch) -> Progress:
     """Read the counters of a batch. They are read after the batch, so they are never older than its state."""
-    return Progress(batch, await app[BACKEND].store.read_groups(batch.id, range(len(batch.group_totals))))
+    return Progress.of(batch, await app[BACKEND].store.read_groups(batch.id, range(len(batch.group_totals))))
 
 
 async def read_status(request: web.Request, batch: Batch) -> dict[str, Any]:
@@ -120,6 +114,26 @@ async def find_only_chunk(request: web.Request) -> tuple[Batch, Group, EncodedRe
     return _visible(request, batch), group, record
 
 
+async def find_finished(request: web.Request) -> Batch:
+    """Return the batch in the path as the table has it. If it will be final in a moment, wait for that.
+
+    Call this for what is possible only when the table knows that the batch is final. Its client may have read that
+    before, see `read_progress`.
+
+    Raises UnknownBatch as `find_batch` does, and NotPossibleNow if the batch does not become final in time: the
+    consumer that counted its last operations has died, and another one takes its place.
+    """
+    batch, pause = await find_batch(request), FINISH_PAUSE_SECONDS
+    if batch.is_final or not (await find_progress(request)).batch.is_final:
+        return batch
+    for _ in range(FINISH_READS):
+        await request.app[CLOCK].sleep(pause)
+        batch, pause = await find_batch(request), 2 * pause
+        if batch.is_final:
+            return batch
+    raise NotPossibleNow("The end of the batch is not written yet. Send the request again in a minute.")
+
+
 def batch_id_of(request: web.Request) -> str:
     """Return the batch id in the path. Raises UnknownBatch if no batch can have it."""
     batch_id = request.match_info["batch_id"]
@@ -146,13 +160,9 @@ def _existing(app: web.Application, batch_id: str, batch: Batch | None) -> Batch
     return batch
 
 
-def is_planned(batch: Batch) -> bool:
-    """Return True while a consumer reads the uploaded file of a batch, so that nobody knows its operations yet."""
-    return batch.state is BatchState.VALIDATING
-
-
-def _is_result_of(batch: Batch, counts: Counts) -> bool:
-    """Return True if the state of a final batch is the one that these counts lead to."""
+def _is_result_of(batch: Batch, groups: Mapping[int, Group]) -> bool:
+    """Return True if the state of a final batch is the one that these counters lead to."""
+    counts = sum_counts(group.counts for group in groups.values())
     state = final_state(counts, batch.ending, completes_anyway=batch.completes_anyway)
     return counts.completed == batch.total and state is batch.state
 

@@ -16,7 +16,7 @@ from penstock.limit import MOST_OPERATIONS
 from penstock.priority import Priority
 from penstock.reading.flaws import to_flaw, without_most_unknown_members
 from penstock.service.audit import Action, auditing
-from penstock.service.batches.status import find_batch, find_status
+from penstock.service.batches.status import find_batch, find_progress, find_status
 from penstock.service.content import JSON, MERGE_PATCH, read_json
 from penstock.service.json_answer import json_answer
 from penstock.service.keys import BACKEND, CLOCK, SETTINGS
@@ -87,7 +87,7 @@ async def steer_batch(request: web.Request) -> web.Response:
 
 async def change_batch(request: web.Request, steering: Steering) -> None:
     """Change the batch in the path. Raises NotPossibleNow, InvalidRequest or UnknownBatch."""
-    batch = await find_batch(request)
+    batch = (await find_progress(request)).batch
     with auditing(request, Action.STEER, batch_id=batch.id, batch_tenant=batch.tenant, changes=steering.changes):
         steered = await _steer(request, batch, steering)
     if steering.has_limits:

@@ -610,7 +610,7 @@ async def test_counters_and_batches_have_what_their_status_tells(store: Store, b
     await store.count_chunk(batch, build_record("1", Counts(1)), NOW + 50)  # not started when it was read
     group = await store.count_chunk(started, build_record("2", Counts(1)), NOW + 20)
     assert group.history == {slice_at(1): 1, slice_at(20): 1}
-    assert group.counted_at == NOW + 20
+    assert (group.counted_at, group.started_at) == (NOW + 20, None)
     assert (await store.read_groups(batch.id, [0]))[0].history == group.history
     found, groups = await store.read_progress(batch.id, [0], with_done=False)
     assert found is not None
@@ -638,7 +638,9 @@ async def test_group_of_one_chunk_is_counted_at_once(store: Store, counts: Count
     for at in (NOW + 1, NOW + 100):
         group = await store.count_chunk(accepted, counting("0", counts, redelivered=2), at)
         assert (group.counts, group.redelivered, group.done) == (counts, 2, {"0"})
-        assert (group.counted_at, group.history) == (NOW + 1, {slice_at(1): 5})
+        assert (group.counted_at, group.started_at, group.history) == (NOW + 1, NOW, {slice_at(1): 5})
+    _, groups = await store.read_progress(batch.id, [0], with_done=False)
+    assert [groups[0].started_at, (await store.read_groups(batch.id, [0]))[0].started_at] == [NOW, NOW]
     for seen in (Counts(), replace(counts, succeeded=counts.succeeded + 1)):
         assert await store.close_group(batch, 0, seen, Ending.EXPIRED) is False
     if counts.failed:

@@ -16,7 +16,7 @@ from penstock.negotiation import choose_type
 from penstock.service.base_url import public_url
 from penstock.service.batches.cancel import cancel
 from penstock.service.batches.results import PAGE_OUTCOMES, Cursor, Reading, Wanted, read_page
-from penstock.service.batches.status import Progress, find_batch, find_progress, poll_seconds, read_progress
+from penstock.service.batches.status import Progress, find_progress, poll_seconds, read_progress
 from penstock.service.content import JSON
 from penstock.service.dialects.odata.answers import answer, check_query
 from penstock.service.dialects.odata.headers import VERSION, answer_version, check_versions
@@ -51,7 +51,7 @@ async def batch_monitor(request: web.Request) -> web.StreamResponse:
 async def cancel_monitor(request: web.Request) -> web.StreamResponse:
     """Cancel the batch. What is running finishes. Answer 409 if the batch has ended already."""
     check_versions(request.headers)
-    batch = await find_batch(request)
+    batch = (await find_progress(request)).batch
     _check_not_cancelled(batch)
     await cancel(request, batch, CANCELLED_HERE)
     return answer(request, web.Response(status=204), {})

@@ -36,7 +36,7 @@ async def list_batches(request: web.Request) -> web.Response:
     entries, existing, has_more = await _read_page(request, page.after, page.limit)
     groups = await request.app[BACKEND].store.read_groups_of(existing)
     bodies = [
-        batch_body(entry, await running_of(request, entry, Progress(batch, read)))
+        batch_body(entry, await running_of(request, entry, Progress.of(batch, read)))
         for entry, batch, read in zip(entries, existing, groups, strict=True)
     ]
     return json_answer(list_body(bodies, has_more=has_more))

@@ -62,6 +62,27 @@ async def test_last_group_makes_it_final_whichever_that_is(order: tuple[int, int
         assert (await groups.now()).is_final == (group == order[-1])
 
 
+async def test_batch_has_finished_when_its_last_operation_was_counted() -> None:
+    """Front ends tell this time before the batch is final, so its event and its item must have the same."""
+    groups = Groups(1, 1)
+    await groups.store.create_batch(groups.batch)
+    for group, at in ((0, NOW + 5), (1, NOW + 3)):
+        counted = await groups.store.count_chunk(groups.batch, build_record(f"{64 * group}", Counts(1)), at)
+        groups.clock.advance(10)
+        await groups.finisher.finish(groups.batch, group, counted)
+    assert (await groups.now()).finished_at == NOW + 5
+
+
+async def test_batch_of_a_closed_group_has_finished_when_this_is_noticed() -> None:
+    groups = Groups(2)
+    await groups.store.create_batch(groups.batch)
+    await groups.store.count_chunk(groups.batch, build_record("0", Counts(1)), NOW + 1)
+    await groups.store.close_group(groups.batch, 0, Counts(1), Ending.EXPIRED)
+    groups.clock.advance(10)
+    await groups.finisher.finish(groups.batch, 0, await groups.store.read_group(groups.batch.id, 0))
+    assert (await groups.now()).finished_at == NOW + 10
+
+
 @pytest.mark.parametrize(
     ("counts", "state"),
     [

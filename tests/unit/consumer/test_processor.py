@@ -207,7 +207,7 @@ async def test_batch_that_one_chunk_completes_is_started_by_the_call_that_finish
     def watch(call: str, moment: Moment) -> None:
         if moment == "before" and call.startswith("store."):
             calls.append(call.removeprefix("store."))
-        if (call, moment) == ("store.count_chunk", "before"):
+        if (call, moment) == ("store.commit_chunk", "before"):
             rig.clock.advance(1)
 
     await rig.submit(build_operations("/succeed", "/reject"))

@@ -100,6 +100,16 @@ async def test_batch_that_has_ended_cannot_be_cancelled(plant: Plant) -> None:
     assert await plant.counts(batch_id) == ("completed", {"succeeded": 1})
 
 
+async def test_batch_whose_end_is_not_written_yet_cannot_be_cancelled(plant: Plant) -> None:
+    """Its client may have read that it is completed."""
+    batch_id = await plant.submit("/succeed/a")
+    await plant.work_off()
+    written = await plant.forget_end(batch_id)
+    assert_problem(await plant.ask("POST", f"/batch/{batch_id}/cancel"), 409)
+    assert await plant.batch(batch_id) == written
+    assert await plant.counts(batch_id) == ("completed", {"succeeded": 1})
+
+
 async def test_cancelled_batch_whose_messages_are_lost_is_settled_by_a_sweep(plant: Plant) -> None:
     batch_id = await plant.submit("/succeed/a", "/succeed/b")
     await plant.ask("POST", f"/batch/{batch_id}/cancel")

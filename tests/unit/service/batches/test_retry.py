@@ -140,6 +140,37 @@ async def test_batch_that_runs_cannot_be_retried(plant: Plant) -> None:
     assert_problem(await retry(plant, batch_id), 409)
 
 
+async def test_retry_waits_a_moment_for_the_end_that_its_client_has_read(
+    plant: Plant, toys: Toys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch_id = await plant.submit("/break/a")
+    await plant.work_off()
+    final = await plant.batch(batch_id)
+    await plant.forget_end(batch_id)
+    toys.is_mended = True
+    assert (await plant.counts(batch_id))[0] == "failed"
+
+    pauses = list[float]()
+
+    async def write_end(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            plant.parts.store._batches[batch_id] = final
+
+    monkeypatch.setattr(plant.clock, "sleep", write_end)
+    answer = await retry(plant, batch_id)
+    assert (answer.status, answer.body["retried"], pauses) == (202, 1, [0.005, 0.01, 0.02])
+
+
+async def test_retry_is_not_possible_if_the_end_is_not_written_in_time(plant: Plant) -> None:
+    batch_id = await plant.submit("/break/a")
+    await plant.work_off()
+    await plant.forget_end(batch_id)
+    problem = assert_problem(await retry(plant, batch_id), 409)
+    assert problem["detail"] == "The end of the batch is not written yet. Send the request again in a minute."
+    assert plant.messages == []
+
+
 async def test_unknown_batch_cannot_be_retried(plant: Plant) -> None:
     assert_problem(await retry(plant, "01ARZ3NDEKTSV4RRFFQ69G5FAV"), 404)
 

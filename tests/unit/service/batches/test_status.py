@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from penstock import Operations
-from penstock.batch import FINAL_STATES, OPEN_STATES, Batch, BatchState, Counts, Ending
+from penstock.batch import FINAL_STATES, OPEN_STATES, Batch, BatchState, Counts, Ending, FailureLimit
 from penstock.cost import Units
 from penstock.errors import NewerVersion
-from penstock.service.batches.status import ENDING_READS, LONGEST_POLL_SECONDS, poll_seconds
+from penstock.service.batches.status import LONGEST_POLL_SECONDS, poll_seconds
 from penstock.store import Group
 from penstock.testing import FakeClock, MemoryParts, memory_parts
 from tests.support.builders import BATCH_ID, NOW, build_batch, build_record
@@ -130,31 +130,29 @@ async def test_final_batch_has_its_times_and_no_eta(serve: Serve) -> None:
     assert (body["eta"], body["progress"]) == (None, 1.0)
 
 
-async def test_status_waits_a_moment_for_the_end_of_what_is_counted(serve: Serve) -> None:
-    batch = build_batch(2)
-    parts = await parts_with(batch, Counts(2))
-    reads = list[str]()
+async def test_status_is_final_with_the_last_count(serve: Serve) -> None:
+    """The consumer needs more calls until the batch is final. The client need not wait for them."""
+    parts = memory_parts()
+    await parts.store.create_batch(build_batch(2))
+    counting = build_batch(2, started_at=NOW + 1)  # as the consumer has it that leaves out the start
+    await parts.store.count_chunk(counting, build_record("0", Counts(1, 1)), NOW + 3)
+    service = await serve(Operations(), parts=parts, clock=FakeClock(NOW + 9))
+    answer = await service.get(URL)
+    body = answer.body
+    assert (body["status"], body["completed"], body["eta"]) == ("completed", 2, None)
+    assert (body["startedAt"], body["finishedAt"]) == ("2023-11-14T22:13:21.000Z", "2023-11-14T22:13:23.000Z")
+    assert "Retry-After" not in answer.headers
+    await parts.store.list_batch(build_batch(2), {})
+    assert (await service.get("/batches")).body["batches"] == [body]
 
-    def finish_before_the_second_read(call: str, moment: Moment) -> None:
-        if (call, moment) == ("store.read_progress", "after"):
-            reads.append(call)
-            parts.store._batches[batch.id] = replace(batch, state=BatchState.COMPLETED)
 
-    service = await serve(Operations(), parts=parts, watch=finish_before_the_second_read)
-    body = (await service.get(URL)).body
-    assert (body["status"], body["completed"], len(reads)) == ("completed", 2, 2)
-
-
-async def test_status_does_not_wait_longer_and_shows_that_the_batch_runs(serve: Serve) -> None:
-    parts = await parts_with(build_batch(2), Counts(2))
-    reads = list[str]()
-
-    def note(call: str, moment: Moment) -> None:
-        if (call, moment) == ("store.read_progress", "before"):
-            reads.append(call)
-
-    body = (await (await serve(Operations(), parts=parts, watch=note)).get(URL)).body
-    assert (body["status"], body["completed"], len(reads)) == ("processing", 2, 1 + ENDING_READS)
+async def test_status_shows_that_the_batch_runs_while_its_end_is_not_certain(serve: Serve) -> None:
+    batch = build_batch(2, state=BatchState.PROCESSING, started_at=NOW, failure_limit=FailureLimit(0), max_failures=0)
+    parts = memory_parts()
+    await parts.store.create_batch(batch)
+    await parts.store.count_chunk(batch, build_record("0", Counts(1, 1)), NOW + 3)
+    body = (await (await serve(Operations(), parts=parts)).get(URL)).body
+    assert (body["status"], body["completed"], body["finishedAt"]) == ("processing", 2, None)
 
 
 async def test_final_state_never_comes_with_counts_of_before(serve: Serve) -> None:

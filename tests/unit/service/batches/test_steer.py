@@ -122,6 +122,15 @@ async def test_batch_that_is_over_cannot_be_changed(plant: Plant) -> None:
     assert problem["detail"] == "The batch is completed, so it cannot be changed any more."
 
 
+async def test_batch_whose_end_is_not_written_yet_cannot_be_changed(plant: Plant) -> None:
+    batch_id = await plant.submit("/succeed/a")
+    await plant.work_off()
+    written = await plant.forget_end(batch_id)
+    problem = assert_problem(await patch(plant, batch_id, {"priority": "high"}), 409)
+    assert problem["detail"] == "The batch is completed, so it cannot be changed any more."
+    assert await plant.batch(batch_id) == written
+
+
 async def test_batch_that_is_cancelling_cannot_be_changed(plant: Plant) -> None:
     batch_id = await plant.submit("/succeed/a")
     await patch(plant, batch_id, {"paused": True})
