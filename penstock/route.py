@@ -187,6 +187,17 @@ class Route:
             return False
         return True
 
+    def are_valid_operations(self, paths: Sequence[str], contents: Sequence[bytes]) -> bool:
+        """Return True if several operations are valid, each as `is_valid_operation` says."""
+        validator = self.signature.body_validator
+        if validator is None or self.signature.path_parameters:
+            return all(map(self.is_valid_operation, paths, contents))
+        try:
+            validator.check_all(contents)
+        except BaseException:  # noqa: BLE001 - as in `is_valid_operation`
+            return False
+        return True
+
     def _is_valid_path(self, path: str) -> bool:
         flaws: list[Flaw] = []
         self._from_path(path, flaws, False)

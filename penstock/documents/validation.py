@@ -8,7 +8,7 @@ A set is slow if its values have the same hash, and some types let a client choo
 of the schema also counts those that have the hash of another one.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, LiteralString
 
@@ -76,6 +76,13 @@ class JsonValidator:
     def check(self, content: bytes) -> None:
         """Raise what `validate` raises if JSON is invalid. An object is not parsed if the type takes any object."""
         if not (self._takes_any_object and content.startswith(b"{")):
+            self.validate(content)
+
+    def check_all(self, contents: Sequence[bytes]) -> None:
+        """Do the same for several texts."""
+        if self._takes_any_object:
+            contents = [content for content in contents if not content.startswith(b"{")]
+        for content in contents:
             self.validate(content)
 
     def json_schema(self) -> dict[str, Any]:

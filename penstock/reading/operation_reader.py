@@ -1,7 +1,7 @@
 """Reads one operation as a client wrote it, and validates it with the model of its handler. Pure."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec import Struct
 from pydantic import ValidationError
@@ -16,7 +16,7 @@ from penstock.files.rejected import is_rejected_file, without_added
 from penstock.reading.flaws import to_flaw, without_most_unknown_members
 from penstock.reading.link_reader import NO_REFERENCES
 from penstock.reading.operation_request import OperationRequest, PlainParts, ReferenceRequest, read_plain_operation
-from penstock.reading.raw_operation import RawOperation
+from penstock.reading.raw_operation import RawOperation, to_columns
 from penstock.route import InvalidOperation, Route, UnknownOperation
 
 _NULL = b"null"
@@ -48,6 +48,16 @@ class ReadOperation(Struct, frozen=True):
         return from_json(self.body)
 
 
+class UsualOperations(NamedTuple):
+    """Several operations that are accepted. They have bodies, which are JSON, but no keys and no links."""
+
+    ids: Sequence[str | None]
+    methods: Sequence[str]
+    paths: Sequence[str]
+    bodies: Sequence[bytes]
+    routes: Sequence[Route]
+
+
 class OperationReader:
     """`read` returns an operation, or its errors. Their pointers start at the operation.
 
@@ -73,6 +83,20 @@ class OperationReader:
         read = self._read_value(document)
         self._tries_raw = isinstance(read, ReadOperation)  # if an operation is invalid, the next one often is, too
         return read
+
+    def read_usual(self, operations: Sequence[Any]) -> UsualOperations | None:
+        """Read several operations at once. Return None if one of them must be read by itself: it may be invalid.
+
+        `to_columns` has the other reasons.
+        """
+        columns = to_columns(operations) if self._tries_raw else None
+        if columns is None:
+            return None
+        known = self._routes
+        pairs = zip(columns.methods, columns.paths, strict=True)
+        routes = [route for pair in pairs if (route := known.get(pair) or self._remember(*pair)) is not None]
+        is_valid = len(routes) == len(operations) and _are_valid(routes, columns.paths, columns.bodies)
+        return UsualOperations(*columns, routes) if is_valid else None
 
     def _read_raw(self, operation: RawOperation) -> ReadOperation | list[Flaw] | None:
         """Read an operation without parsing its body. Return None if it must be parsed, since it may be invalid."""
@@ -192,6 +216,15 @@ class OperationReader:
         cut = without_most_unknown_members(document, OperationRequest)
         self.is_complete &= cut is document
         return _validate_request(cut)
+
+
+def _are_valid(routes: Sequence[Route], paths: Sequence[str], bodies: Sequence[bytes]) -> bool:
+    """Return True if operations with these bodies are valid. Usually, all have the same route."""
+    first = routes[0]
+    if all(route is first for route in routes):
+        return first.are_valid_operations(paths, bodies)
+    parts = zip(routes, paths, bodies, strict=True)
+    return all(route.is_valid_operation(path, body) for route, path, body in parts)
 
 
 def _parts_of(request: OperationRequest) -> PlainParts:

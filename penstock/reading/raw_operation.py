@@ -12,9 +12,9 @@ at: to count them would take time for every batch.
 """
 
 from codecs import getincrementaldecoder
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType, defstruct, field
@@ -32,6 +32,8 @@ _MOST_BODY_BYTES = MOST_BYTES  # a larger body is parsed: if it were invalid, it
 _LONG_BODY_BYTES = 2_000  # in a longer one, all spaces are looked for
 _FIRST_BYTES = 64  # of a shorter one tell how the rest was written
 _BACKSLASH = 0x5C
+_NULL_BYTES = len(b"null")
+LARGE_BODY_BYTES = 4_096  # an operation with more is read and encoded by itself: it takes much time and memory
 _ABSENT = Raw()
 
 _Id = Annotated[str, Meta(min_length=1, max_length=LONGEST_ID)]
@@ -62,7 +64,7 @@ class RawOperation(Struct, forbid_unknown_fields=True, gc=False):
     def content(self) -> bytes:
         """Return the body as JSON, or nothing if there is no body. Only what must be escaped is escaped in it."""
         content = _encode(self.body)
-        return to_json(from_json(content)) if _BACKSLASH in content else content
+        return _escaped(content) if _BACKSLASH in content else content
 
     @property
     def value(self) -> dict[str, Any]:
@@ -87,6 +89,43 @@ class RawOperation(Struct, forbid_unknown_fields=True, gc=False):
         if self.references is not UNSET:
             value["references"] = self.references
         return value
+
+
+class Columns(NamedTuple):
+    """Several operations with bodies, but without keys and links. The bodies are as `RawOperation.content` is."""
+
+    ids: Sequence[str | None]
+    methods: Sequence[str]
+    paths: Sequence[str]
+    bodies: Sequence[bytes]
+
+
+def to_columns(operations: Sequence[Any]) -> Columns | None:
+    """Return operations in columns, or None if one of them must be read by itself.
+
+    That is one with a large body, none, or one as short as null, one with a key or links, and one that is not raw.
+    """
+    if set(map(type, operations)) != {RawOperation} or any(
+        one.key is not None
+        or one.group is not None
+        or one.depends_on is not UNSET
+        or one.references is not UNSET
+        or not 0 < len(one.body) <= LARGE_BODY_BYTES
+        or len(one.body) == _NULL_BYTES
+        for one in operations
+    ):
+        return None
+    return Columns(
+        [one.id for one in operations],
+        [one.method for one in operations],
+        [one.path for one in operations],
+        [_escaped(body) if _BACKSLASH in body else body for body in [_encode(one.body) for one in operations]],
+    )
+
+
+def _escaped(body: bytes) -> bytes:
+    """Return a body in which only what must be escaped is escaped."""
+    return to_json(from_json(body))
 
 
 _operation_decoder = msgspec.json.Decoder(RawOperation)

@@ -34,7 +34,7 @@ from penstock.reading.flaws import MOST_FLAWS, MOST_FOUND, Flaws
 from penstock.reading.link_reader import LinkReader
 from penstock.reading.operation_reader import OperationReader, ReadOperation
 from penstock.reading.operation_request import LONGEST_ID, LONGEST_KEY
-from penstock.reading.raw_operation import RawOperation
+from penstock.reading.raw_operation import LARGE_BODY_BYTES, RawOperation
 from penstock.references import MOST_VALUE_BYTES
 from penstock.route import Route
 from penstock.service.handler_times import HandlerTimes
@@ -43,7 +43,6 @@ from penstock.service.intake.plan import Plan
 from penstock.settings import Settings
 
 _PART_OF_A_MESSAGE = 32  # a linked operation that takes more than this part of a message is large
-_LARGE_BODY_BYTES = 4_096  # an operation with more is encoded at once, so that its body is not in memory twice
 
 
 class Draft:
@@ -162,8 +161,27 @@ class Draft:
             self._handlers.append(UNKNOWN_HANDLER if route is None else route.name)
             if not self._was_large:
                 self._keep(Operation(index, operation_id, read.method, read.path, read.value, read.key, links))
-            if read.references or len(read.body) > _LARGE_BODY_BYTES:
+            if read.references or len(read.body) > LARGE_BODY_BYTES:  # which would be in memory twice
                 self._encode_added(len(read.references) * MOST_VALUE_BYTES)
+
+    def add_usual(self, documents: Sequence[Any]) -> bool:
+        """Add the next operations of a large batch at once, in a third of the time of `add`.
+
+        Return False if each must be added by itself.
+        """
+        if not self._was_large or self.flaws.count or self._links.is_used:
+            return False
+        read = self._reader.read_usual(documents)
+        if read is None or (self.first_forwarded is None and any(route.is_forwarded for route in read.routes)):
+            return False
+        indexes = range(self.total, self.total + len(documents))
+        ids = [str(index) if given is None else given for index, given in zip(indexes, read.ids, strict=True)]
+        self._fields += zip(indexes, ids, read.methods, read.paths, map(Raw, read.bodies), strict=True)
+        self._handlers += [route.name for route in read.routes]
+        self.total = indexes.stop
+        self._next_ids += ids
+        self._note_full_line(indexes[-1])
+        return True
 
     def _add_invalid(self, document: Any, line: int | None, flaws: Iterable[Flaw]) -> None:
         """Add the errors of the next operation. Its id, its key and its group must be unique nevertheless."""
@@ -398,12 +416,16 @@ class Draft:
             self._lines.append(line)
         if self._links.is_used:
             self._links.note(index, operation_id)
-        if len(self._next_ids) == IDS_IN_LINE:
+        self._note_full_line(index)
+        return operation_id
+
+    def _note_full_line(self, index: int) -> None:
+        """Note the last ids, up to that of operation `index`, and encode the operations, once there are enough."""
+        if len(self._next_ids) >= IDS_IN_LINE:
             self._note_ids()
             self._encode_added()
             if self.total >= self._check_ids_at:
                 self._check_ids(index)
-        return operation_id
 
     def _note_ids(self) -> None:
         self.ids.extend(self._next_ids)

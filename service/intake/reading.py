@@ -4,7 +4,7 @@ import hashlib
 import re
 import time
 from codecs import BOM_UTF8
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -44,6 +44,7 @@ from penstock.settings import MIB, Settings
 STREAM_SECONDS = 3_600
 BYTES_IN_TURN = MIB  # between the steps of a larger document other requests run, too
 OPERATIONS_IN_TURN = 100  # of a stream: then other requests run
+ADDED_AT_ONCE = 50  # usual operations of a document
 STEP_SECONDS = 0.002  # of a document: then other requests run. A large operation may take much longer
 
 # A stream may decompress to this many bytes, to this many times what was sent, and to this much for each operation.
@@ -113,22 +114,30 @@ def _parse_batch(content: bytearray) -> Any:
 
 async def add_operations(request: web.Request, draft: Draft, operations: list[Any], size: int) -> None:
     """Add the operations of a JSON document of so many bytes to the draft. Other requests run meanwhile."""
-    documents = iter(operations)
     while draft.total < len(operations):
-        _add_some(documents, draft)
+        _add_some(operations, draft)
         if draft.total < len(operations):
             await request.app[TURNS].next()
     await _take_turns(request, size)
 
 
-def _add_some(documents: Iterator[Any], draft: Draft) -> None:
-    """Add operations for a few milliseconds, at least one."""
+def _add_some(operations: Sequence[Any], draft: Draft) -> None:
+    """Add the next of these operations for a few milliseconds, at least one."""
     until = time.monotonic() + STEP_SECONDS
     with spare_json():
-        for document in documents:
-            draft.add(document)
+        while following := operations[draft.total : draft.total + ADDED_AT_ONCE]:
+            if not draft.add_usual(following):
+                _add_each(following, draft, until)
             if time.monotonic() >= until:
                 return
+
+
+def _add_each(documents: Sequence[Any], draft: Draft, until: float) -> None:
+    """Add operations one by one until this time, at least one."""
+    for document in documents:
+        draft.add(document)
+        if time.monotonic() >= until:
+            return
 
 
 async def _take_turns(request: web.Request, size: int) -> None:

@@ -25,7 +25,7 @@ from penstock.errors import Misconfigured, PenstockError
 from penstock.message import _read, decode_chunk, encode_parts, join_message
 from penstock.reading import operation_reader, raw_operation
 from penstock.reading.operation_request import OperationRequest
-from penstock.reading.raw_operation import RawOperation, read_raw_line
+from penstock.reading.raw_operation import LARGE_BODY_BYTES, RawOperation, read_raw_line, to_columns
 from penstock.route import InvalidOperation
 from penstock.service.handler_times import HandlerTimes
 from penstock.service.intake import reading
@@ -370,6 +370,37 @@ def test_streams_make_no_difference(content: bytes, accepts: str, piece_bytes: i
     assert_makes_no_difference(content, NDJSON, piece_bytes, accepts)
 
 
+USUAL = st.builds(
+    lambda route, body, given: f'{{{given}"method":"{route[0]}","path":"{route[1]}","body":{body}}}',
+    st.sampled_from(ROUTES[:12]),
+    VALID_BODIES,
+    st.sampled_from(["", "", '"id":"a",', '"id":"b",', '"id":"9",']),
+)
+ANY = texts_of_operations().filter(lambda text: text.count('"body"') < 2)  # `raw_operation` says what is different then
+LARGE = st.lists(st.one_of(*[USUAL] * 9, ANY), min_size=1, max_size=12)
+
+
+def assert_large_makes_no_difference(texts: list[str]) -> None:
+    """Compare a batch that is large before these operations, so that the usual ones of them are added together."""
+    texts = [operation("/any", "1")] * 4 + texts
+    document = f'{{"operations":[{",".join(texts)}]}}'
+    with mock.patch.object(reading, "ADDED_AT_ONCE", 3):
+        assert_makes_no_difference(document.encode(), JSON)
+
+
+@settings(derandomize=True, max_examples=12)
+@given(LARGE)
+def test_large_batches_make_no_difference(texts: list[str]) -> None:
+    assert_large_makes_no_difference(texts)
+
+
+@pytest.mark.full
+@settings(derandomize=True, max_examples=600)
+@given(LARGE)
+def test_many_large_batches_make_no_difference(texts: list[str]) -> None:
+    assert_large_makes_no_difference(texts)
+
+
 @pytest.mark.full
 @settings(derandomize=True, max_examples=300)
 @given(documents(), ACCEPTS)
@@ -470,3 +501,66 @@ def test_consumers_of_any_version_find_each_name_once() -> None:
     for chunk in (decode_chunk(message), _read(message.encode())[0]):
         [sent] = chunk.operations
         assert to_json(sent.body) == b'{"a":{"d":5},"b":{"c":[2]}}'
+
+
+USUAL_TEXT = operation("/any", '{"a":1}')
+UNUSUAL = {
+    "no body": '{"method":"POST","path":"/any"}',
+    "null": operation("/any", "null"),
+    "a large body": operation("/any", f'"{"x" * LARGE_BODY_BYTES}"'),
+    "a key": operation("/any", '1,"key":"k"'),
+    "a group": operation("/any", '1,"group":"g"'),
+    "a dependency": operation("/any", '1,"dependsOn":["0"]'),
+    "references": operation("/users/{x}", '{},"references":{"x":{"operation":"0","member":"id"}}'),
+    "the first forward": operation("/api/x", '{"a":1}'),
+}
+
+
+@pytest.mark.parametrize("text", UNUSUAL.values(), ids=UNUSUAL.keys())
+def test_unusual_operations_are_added_one_by_one(text: str) -> None:
+    with large_draft() as draft:
+        assert not draft.add_usual(raw_of(USUAL_TEXT, text))
+        assert draft.add_usual(raw_of(USUAL_TEXT, operation("/object", '{"a":1}')))
+        assert draft.total == 6
+
+
+def test_columns_have_what_each_operation_has() -> None:
+    bodies = ['{"a":1}', '{"a":"\\u00e4\\/"}', '"Änn"', "false"]
+    usual = raw_of(*(operation(f"/{number}", body) for number, body in enumerate(bodies)))
+    columns = to_columns(usual)
+    assert columns is not None
+    assert columns.bodies == [one.content for one in usual]
+    assert columns.paths == ["/0", "/1", "/2", "/3"]
+    assert (columns.ids, columns.methods) == ([None] * 4, ["POST"] * 4)
+
+
+def test_operations_behind_an_invalid_one_are_added_one_by_one() -> None:
+    """An invalid batch is only read for its errors."""
+    with large_draft() as draft:
+        assert not draft.add_usual(raw_of(operation("/object", "[1, 2]"), USUAL_TEXT))
+        draft.add(raw_of(operation("/object", "[1]"))[0])
+        assert not draft.add_usual(raw_of(USUAL_TEXT))
+
+
+def test_operations_of_a_small_batch_are_added_one_by_one() -> None:
+    """They are kept, because they may run immediately."""
+    with large_draft(0) as draft:
+        assert not draft.add_usual(raw_of(USUAL_TEXT))
+
+
+def test_a_forward_is_usual_once_the_draft_knows_that_there_is_one() -> None:
+    with large_draft() as draft:
+        forwarded = operation("/api/x", '{"a":1}')
+        draft.add(raw_of(forwarded)[0])
+        assert draft.add_usual(raw_of(forwarded))
+        assert draft.first_forwarded == 4
+
+
+@contextmanager
+def large_draft(count: int = 4) -> Iterator[Draft]:
+    """Return a draft to which so many operations were added. From 4 on, it is large."""
+    times = mock.create_autospec(HandlerTimes, instance=True)  # no event loop runs that could read the table
+    with Draft("01M8KXJ8PNBF17YSW98VYPX44T", operations, SMALL, times) as draft:
+        for document in raw_of(USUAL_TEXT) * count:
+            draft.add(document)
+        yield draft
