@@ -12,13 +12,11 @@ from dataclasses import dataclass, field
 from penstock.batch import Batch
 from penstock.chunk import Chunk
 from penstock.clock import Clock
-from penstock.consumer.count_pace import CountPaces
 from penstock.queue import Delivery
-from penstock.store import Group
 from penstock.waiting import happens
 
-MOST_CHUNKS = 5  # of a group
-MOST_WAITING = 10  # of all groups. More would keep the consumer from receiving chunks: it holds a limited number
+MOST_SECONDS = 0.5  # progress is visible this much later, and the message is deleted as much later
+MOST_WAITING = 10  # chunks. More would keep the consumer from receiving others: it holds a limited number
 MOST_BYTES = 2 * 1024 * 1024  # of all chunks that wait: they stay in memory until then
 
 
@@ -26,6 +24,7 @@ MOST_BYTES = 2 * 1024 * 1024  # of all chunks that wait: they stay in memory unt
 class _Box:
     """The receipts of the chunks of one group that will be counted, and how many of these chunks wait."""
 
+    left_at: float  # when one of its chunks left, by the monotonic clock. Before that, when the first one came
     expected: set[str] = field(default_factory=set)
     waiting: int = 0
     departure: asyncio.Event = field(default_factory=asyncio.Event)
@@ -35,22 +34,24 @@ class _Box:
         self.departure, self.waiting = asyncio.Event(), 0
 
     def depart_if_due(self) -> None:
-        if self.waiting >= MOST_CHUNKS or self.waiting == len(self.expected):
+        if self.waiting == len(self.expected):
             self.depart()
 
 
 class CountBox:
     """Chunks whose records are committed wait here before they are counted. They hold no slot.
 
-    Those of a group leave together: after a pause that `count_pace.py` decides, when they are many, when no other chunk
-    of the group is in progress here, or when the consumer drains. All leave when all together are many or large. If
-    failures may stop their batch, chunks do not wait. `on_wait` is called when one starts to wait.
+    Those of a group leave together: half a second after others of it have left, or as soon as no other chunk of it is
+    in progress here. So no batch ends later: it cannot end before the chunk that they wait for, unless another consumer
+    has a copy of that. If chunks take half a second each, none of them waits.
+
+    All leave when all together are many or large, or when the consumer drains. If failures may stop their batch, or if
+    its deadline is near, chunks do not wait. `on_wait` is called when one starts to wait.
     """
 
     def __init__(self, clock: Clock, on_wait: Callable[[], None] = lambda: None) -> None:
         self._clock = clock
         self._on_wait = on_wait
-        self._paces = CountPaces()
         self._boxes: dict[tuple[str, int], _Box] = {}  # by batch and group
         self._waiting: dict[str, Delivery] = {}  # by their receipts
         self._is_open = False
@@ -68,7 +69,10 @@ class CountBox:
     def chunk_in_progress(self, delivery: Delivery, chunk: Chunk) -> Iterator[None]:
         """Expect a chunk, until it is counted or the block ends."""
         key = (chunk.batch_id, chunk.group)
-        self._boxes.setdefault(key, _Box()).expected.add(delivery.receipt)
+        box = self._boxes.get(key)
+        if box is None:
+            box = self._boxes[key] = _Box(self._clock.monotonic())
+        box.expected.add(delivery.receipt)
         try:
             yield
         finally:
@@ -76,10 +80,17 @@ class CountBox:
 
     async def wait(self, delivery: Delivery, batch: Batch, group: int) -> None:
         """Return when it is time to count a chunk of a group. Call it while the chunk is in progress."""
-        pause = self._paces.pause((batch.id, group), batch.group_totals[group], self._clock.monotonic())
-        if not pause or self._is_open or batch.failure_limit is not None:
-            return
         box = self._boxes[batch.id, group]
+        pause = box.left_at + MOST_SECONDS - self._clock.monotonic()
+        if pause > 0 and not self._is_open and not self._is_urgent(batch):
+            await self._wait_in(box, delivery, pause)
+        box.left_at = self._clock.monotonic()
+
+    def note(self, delivery: Delivery, chunk: Chunk) -> None:
+        """Note that a chunk has just been counted."""
+        self._forget((chunk.batch_id, chunk.group), delivery)
+
+    async def _wait_in(self, box: _Box, delivery: Delivery, seconds: float) -> None:
         departure = box.departure
         box.waiting += 1
         self._waiting[delivery.receipt] = delivery
@@ -88,17 +99,12 @@ class CountBox:
         if self._is_full():
             self._depart_all()
         try:
-            if not await happens(departure, pause):
+            if not await happens(departure, seconds):
                 box.depart()
         finally:
             if not departure.is_set():  # it was cancelled
                 box.waiting -= 1
             del self._waiting[delivery.receipt]
-
-    def note(self, delivery: Delivery, batch: Batch, group: int, counted: Group) -> None:
-        """Remember what the count of a chunk has returned for its group."""
-        self._paces.note((batch.id, group), counted.counts.completed, self._clock.monotonic())
-        self._forget((batch.id, group), delivery)
 
     def _forget(self, key: tuple[str, int], delivery: Delivery) -> None:
         """Expect a chunk no longer. Nothing of its group waits for it any more."""
@@ -109,6 +115,10 @@ class CountBox:
             box.depart_if_due()
         else:
             del self._boxes[key]
+
+    def _is_urgent(self, batch: Batch) -> bool:
+        """Return True if what is not counted soon may be counted in vain, or too late to stop the batch."""
+        return batch.failure_limit is not None or self._clock.now() + MOST_SECONDS > batch.deadline_at
 
     def _is_full(self) -> bool:
         waiting_bytes = sum(len(delivery.body) for delivery in self._waiting.values())

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 from penstock.batch import Batch, Ending, sum_counts
 from penstock.clock import Clock
 from penstock.consumer.batches import FRESH_SECONDS, Batches
-from penstock.consumer.count_pace import MOST_SECONDS
+from penstock.consumer.count_box import MOST_SECONDS
 from penstock.consumer.patience import until_answered
 from penstock.errors import PenstockError
 from penstock.outcome import ChunkRecord

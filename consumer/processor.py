@@ -525,7 +525,7 @@ class Processor:
         await self._sender.send_follow_ups(self._batches.latest(batch), chunk, record, tenant)
         await self._count_box.wait(attempt.delivery, self._batches.latest(batch), chunk.group)
         group = await self._count(batch, record)
-        self._count_box.note(attempt.delivery, batch, chunk.group, group)
+        self._count_box.note(attempt.delivery, chunk)
         is_counted = chunk.id in group.done
         if not is_counted and not group.is_through_with(chunk.id):
             await self.move_to_dead_letters(attempt.delivery, out_of_bounds(batch, chunk))

@@ -21,6 +21,7 @@ from penstock.chunk_ids import ChunkIds
 from penstock.consumer import giving_back
 from penstock.consumer.attempt import ChunkAttempt, Decision, Discard, Evidence
 from penstock.consumer.batches import Batches, NotAdmitted
+from penstock.consumer.count_box import CountBox
 from penstock.consumer.journal import Entry
 from penstock.consumer.lease import Leases
 from penstock.consumer.processor import Processor
@@ -124,6 +125,19 @@ def delete_before_count(patching: Patching) -> None:
         return await count(self, batch, record)
 
     patching.setattr(DynamoDbStore, "count_chunk", mutant)
+
+
+def acknowledge_while_counts_wait(patching: Patching) -> None:
+    """Delete the message of a chunk although it still waits to be counted."""
+    _remember_delivery(patching)
+    wait = CountBox.wait
+
+    async def mutant(self: CountBox, delivery: Delivery, batch: Batch, group: int) -> None:
+        processor, _, _ = _PROCESSING.get()
+        await processor._queues[delivery.priority].delete(delivery)
+        await wait(self, delivery, batch, group)
+
+    patching.setattr(CountBox, "wait", mutant)
 
 
 def drop_the_condition_on_the_counter(patching: Patching) -> None:
@@ -663,6 +677,7 @@ MUTATIONS_AT_CALLS = {
         MutationAtCall("turned away often", 0, Hit.FAIL_BEFORE, follow_ups.forget_the_keys_of_follow_ups),
         MutationAtCall("failures redriven", 0, Hit.FAIL_BEFORE, follow_ups.forget_the_keys_of_dead_letters),
         MutationAtCall("failures retried", 0, Hit.FAIL_BEFORE, follow_ups.forget_the_keys_in_records),
+        MutationAtCall("counts wait while poison runs", 0, Hit.FAIL_BEFORE, acknowledge_while_counts_wait),
         MutationAtCall(
             "dead letters wait while poison runs", 0, Hit.FAIL_BEFORE, follow_ups.acknowledge_while_letters_wait
         ),
@@ -730,7 +745,7 @@ MUTATIONS_AT_CALLS = {
             retries.drop_what_has_run_while_another_retry_ran,
         ),
         MutationAtCall("results in the bucket", 0, Hit.CRASH_BEFORE, large_results.commit_before_the_files_are_written),
-        MutationAtCall("exported", 33, Hit.CRASH_AFTER, exports.add_a_part_before_its_file_is_there),
+        MutationAtCall("exported", 31, Hit.CRASH_AFTER, exports.add_a_part_before_its_file_is_there),
         MutationAtCall("exported", 41, Hit.CRASH_AFTER, exports.forget_where_a_part_ends),
         MutationAtCall("exported, and its front end pauses", 0, Hit.FAIL_BEFORE, exports.export_whoever_has_the_lease),
         MutationAtCall("redrive told by webhooks", 0, Hit.FAIL_BEFORE, webhooks.forget_the_event_of_a_retry),

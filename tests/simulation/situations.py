@@ -475,8 +475,11 @@ SITUATIONS = {
         settings={"chunk_operations": 1, "concurrency": 8},
         kills_by_itself=True,
     ),
+    "counts wait while poison runs": Situation(
+        toys("/succeed", "/succeed") + toys("/kill-once", seconds=0.3), submit, settings={"chunk_operations": 1}
+    ),
     "dead letters wait while poison runs": Situation(
-        toys("/reject", "/reject") + toys("/kill-once", seconds=0.3),
+        toys("/reject", "/reject") + toys("/kill-once", seconds=0.8),  # after the count, and before the letters leave
         submit,
         settings={"chunk_operations": 1},
     ),

@@ -17,9 +17,8 @@ from penstock.batch import BatchState, Counts
 from penstock.chunk import Chunk
 from penstock.clock import SystemClock
 from penstock.consumer import consumer as consuming
-from penstock.consumer import inlets, pacer
+from penstock.consumer import count_box, inlets, pacer
 from penstock.consumer.consumer import Consumer, Held
-from penstock.consumer.count_pace import CountPaces
 from penstock.consumer.pacer import ENOUGH_TO_MEASURE
 from penstock.errors import (
     HandlersStuck,
@@ -536,7 +535,10 @@ class QuickClock(SystemClock):
         await asyncio.sleep(0.001)
 
 
-async def test_leases_are_kept_while_handlers_run_and_no_longer(logs: list[MutableMapping[str, Any]]) -> None:
+async def test_leases_are_kept_while_handlers_run_and_no_longer(
+    logs: list[MutableMapping[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(count_box, "MOST_SECONDS", 0.0)
     plant = Plant()
     plant.consumer = Consumer(plant.backend, plant.toys.operations, plant.settings, QuickClock())
     extended: Counter[str] = Counter()
@@ -782,7 +784,7 @@ async def test_consumer_whose_handlers_do_not_end_hands_on_what_waits_and_ends(
 async def test_chunk_that_waits_to_be_counted_is_no_load_and_leaves_when_the_consumer_drains(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(CountPaces, "pause", lambda *_: 60 * UNIT_SECONDS)
+    monkeypatch.setattr(count_box, "MOST_SECONDS", 60 * UNIT_SECONDS)
     plant = Plant(concurrency=2)
 
     async def one_waits() -> bool:

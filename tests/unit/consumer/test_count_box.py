@@ -7,27 +7,19 @@ from dataclasses import replace
 
 import pytest
 
-from penstock.batch import Batch, Counts, FailureLimit
+from penstock.batch import Batch, FailureLimit
 from penstock.chunk import GROUP_CHUNKS, Chunk
-from penstock.consumer import count_box, count_pace
-from penstock.consumer.count_box import CountBox
-from penstock.consumer.count_pace import CountPaces
+from penstock.consumer import count_box
+from penstock.consumer.count_box import MOST_SECONDS, CountBox
 from penstock.queue import Delivery
-from penstock.store import Group
 from penstock.testing import FakeClock
 from tests.support.builders import build_batch
 
 LARGE = build_batch(1_000_000, 1_000_000)
 
 
-def box_of(batch: Batch = LARGE, *, completed: int = 20, on_wait: Callable[[], None] = lambda: None) -> CountBox:
-    """Return a box that has seen two counts of the first group, of ten operations in a second."""
-    clock = FakeClock()
-    box = CountBox(clock, on_wait)
-    for counts in (Counts(completed - 10), Counts(completed)):
-        clock.advance(1)
-        box.note(delivery_of("before"), batch, 0, Group(counts))
-    return box
+def box_at(clock: FakeClock | None = None, on_wait: Callable[[], None] = lambda: None) -> CountBox:
+    return CountBox(clock or FakeClock(), on_wait)
 
 
 def delivery_of(name: str, body: str = "") -> Delivery:
@@ -72,8 +64,8 @@ async def settle() -> None:
 
 
 async def test_chunks_of_a_group_leave_together_after_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(count_pace, "MOST_SECONDS", 0.01)
-    box = box_of()
+    monkeypatch.setattr(count_box, "MOST_SECONDS", 0.01)
+    box = box_at()
     with another_in_progress(box):
         async with waiting(box, 3) as left:
             assert len(left) == 3
@@ -84,7 +76,7 @@ async def test_chunks_of_a_group_leave_together_after_a_pause(monkeypatch: pytes
 
 async def test_owner_is_told_when_a_chunk_starts_to_wait() -> None:
     told: list[bool] = []
-    box = box_of(on_wait=lambda: told.append(True))
+    box = box_at(on_wait=lambda: told.append(True))
     with another_in_progress(box):
         async with waiting(box, 2):
             assert len(told) == 2
@@ -92,42 +84,71 @@ async def test_owner_is_told_when_a_chunk_starts_to_wait() -> None:
 
 
 @pytest.mark.parametrize(
-    ("batch", "completed"),
+    "batch",
     [
-        pytest.param(build_batch(20), 20, id="the group is at its end"),
-        pytest.param(replace(LARGE, failure_limit=FailureLimit(5)), 20, id="failures may stop the batch"),
+        pytest.param(replace(LARGE, failure_limit=FailureLimit(5)), id="failures may stop the batch"),
+        pytest.param(replace(LARGE, deadline_at=FakeClock().now() + 0.4), id="the deadline is near"),
     ],
 )
-async def test_nothing_waits_if(batch: Batch, completed: int) -> None:
-    box = box_of(batch, completed=completed)
+async def test_nothing_waits_if(batch: Batch) -> None:
+    box = box_at()
     with another_in_progress(box, batch):
         async with waiting(box, 2, batch) as left:
             assert left == []
 
 
-async def test_groups_of_which_no_count_is_known_do_not_wait() -> None:
-    box = box_of()
+async def test_chunk_does_not_wait_half_a_second_after_the_first_one_came() -> None:
+    clock = FakeClock()
+    box = box_at(clock)
     with another_in_progress(box):
-        async with waiting(box, 2, group=1) as left:
+        clock.advance(MOST_SECONDS)
+        async with waiting(box, 1) as left:
+            assert left == []
+
+
+async def test_chunk_waits_if_others_have_just_left() -> None:
+    clock = FakeClock()
+    box = box_at(clock)
+    with another_in_progress(box):
+        clock.advance(MOST_SECONDS)
+        async with waiting(box, 1):
+            pass
+        clock.advance(MOST_SECONDS / 2)
+        async with waiting(box, 1) as left:
+            assert len(left) == 1
+            box.open()
+
+
+async def test_chunk_leaves_when_the_count_before_it_has_returned() -> None:
+    """It waits for that, since a group is counted by one call at a time."""
+    clock = FakeClock()
+    box = box_at(clock)
+    with another_in_progress(box) as counting:
+        clock.advance(MOST_SECONDS)
+        await box.wait(counting, LARGE, 0)
+        async with waiting(box, 1) as left:
+            assert len(left) == 1
+            box.note(counting, chunk_of(LARGE, 0))
+            await settle()
             assert left == []
 
 
 async def test_chunks_do_not_wait_for_one_that_does_not_exist() -> None:
-    async with waiting(box_of(), 2) as left:
+    async with waiting(box_at(), 2) as left:
         assert left == []
 
 
 # What lets the chunks leave that wait for another one, which is in progress.
 REASONS: dict[str, Callable[[CountBox, Delivery, ExitStack], None]] = {
     "the other one ends without a count": lambda _box, _other, stack: stack.close(),
-    "the other one is counted": lambda box, other, _stack: box.note(other, LARGE, 0, Group(Counts(30))),
+    "the other one is counted": lambda box, other, _stack: box.note(other, chunk_of(LARGE, 0)),
     "the consumer drains": lambda box, _other, _stack: box.open(),
 }
 
 
 @pytest.mark.parametrize("reason", REASONS)
 async def test_chunks_leave_when(reason: str) -> None:
-    box = box_of()
+    box = box_at()
     with ExitStack() as stack:
         other = stack.enter_context(another_in_progress(box))
         async with waiting(box, 2) as left:
@@ -138,7 +159,7 @@ async def test_chunks_leave_when(reason: str) -> None:
 
 
 async def test_nothing_waits_once_the_consumer_drains() -> None:
-    box = box_of()
+    box = box_at()
     box.open()
     with another_in_progress(box):
         async with waiting(box, 2) as left:
@@ -146,16 +167,15 @@ async def test_nothing_waits_once_the_consumer_drains() -> None:
 
 
 async def test_many_chunks_leave_early() -> None:
-    box = box_of()
+    box = box_at()
     with another_in_progress(box):
-        async with waiting(box, count_box.MOST_CHUNKS) as left:
+        async with waiting(box, count_box.MOST_WAITING) as left:
             assert left == []
 
 
 async def test_all_leave_when_those_of_several_groups_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(count_box, "MOST_WAITING", 3)
-    box = box_of()
-    monkeypatch.setattr(CountPaces, "pause", lambda *_: 60.0)
+    box = box_at()
     other = Chunk(LARGE.id, str(GROUP_CHUNKS), 1, ())
     with another_in_progress(box), box.chunk_in_progress(delivery_of("of the second group"), other):
         async with waiting(box, 2) as first:
@@ -165,7 +185,7 @@ async def test_all_leave_when_those_of_several_groups_are_many(monkeypatch: pyte
 
 
 async def test_cancelled_chunk_leaves_nothing_behind() -> None:
-    box = box_of()
+    box = box_at()
 
     async def wait(delivery: Delivery) -> None:
         with box.chunk_in_progress(delivery, chunk_of(LARGE, 0)):
@@ -183,7 +203,7 @@ async def test_cancelled_chunk_leaves_nothing_behind() -> None:
 
 async def test_large_chunks_leave_early(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(count_box, "MOST_BYTES", 1_000)
-    box = box_of()
+    box = box_at()
     with another_in_progress(box):
         async with waiting(box, 2, body="x" * 500) as left:
             assert left == []
