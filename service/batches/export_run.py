@@ -6,7 +6,7 @@ has died goes on with the next question, after the last part that was finished.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from itertools import chain
 from secrets import token_hex
 
@@ -165,8 +165,9 @@ class ExportRun:
         state = None if self.export.status is None else OutcomeState(self.export.status)
         wanted = Wanted(cursor or Cursor(), state)
         group = await self._app[BACKEND].store.read_group(self._batch.id, group_of(str(wanted.cursor.chunk)))
-        async for lines in lines_of(Reading(self._app, self._batch, wanted, reads_all=True).windows(group)):
-            yield lines
+        async with aclosing(Reading(self._app, self._batch, wanted, reads_all=True).windows(group)) as windows:
+            async for lines in lines_of(windows):
+                yield lines
 
     async def _choose_columns(self, first: Lines, *, is_all: bool) -> None:
         """Take the members of the first results as columns, for all parts."""

@@ -6,7 +6,8 @@ it is final, the results are complete.
 """
 
 from bisect import bisect_right
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Self
 from urllib.parse import urlencode
@@ -21,6 +22,7 @@ from penstock.outcome import OutcomeState, never_ended
 from penstock.record import EncodedRecord
 from penstock.service.batches.csv_results import csv_blocks
 from penstock.service.batches.families import WINDOW_OUTCOMES, BatchSource, Family, Window, read_families
+from penstock.service.batches.read_ahead import ReadAhead
 from penstock.service.batches.status import batch_id_of, find_only_chunk, find_with_groups
 from penstock.service.batches.streaming import BLOCK_BYTES, FOR_SPREADSHEET, Blocks, stream, stream_csv
 from penstock.service.content import CSV, JSON, NDJSON
@@ -87,12 +89,12 @@ async def batch_results(request: web.Request) -> web.StreamResponse:
     most = None if limit is None else limit + 1  # one more shows that there is a next page
     is_stream = kind == CSV or (kind == NDJSON and limit is None)
     reading = Reading(request.app, batch, wanted, record, most_outcomes=most, reads_all=is_stream)
-    windows = reading.windows(group)
-    if kind == CSV:
-        return await stream_csv(request, csv_blocks(windows, delimiter=await _delimiter(request, batch)))
-    if is_stream:
-        return await stream(request, NDJSON, _blocks(windows))
-    page, following = await read_page(windows, limit or PAGE_OUTCOMES, request[SHARE], request.app[TURNS])
+    async with aclosing(reading.windows(group)) as windows:
+        if kind == CSV:
+            return await stream_csv(request, csv_blocks(windows, delimiter=await _delimiter(request, batch)))
+        if is_stream:
+            return await stream(request, NDJSON, _blocks(windows))
+        page, following = await read_page(windows, limit or PAGE_OUTCOMES, request[SHARE], request.app[TURNS])
     return _page_answer(batch, kind, page, following, _kept_query(wanted.state, limit))
 
 
@@ -112,10 +114,11 @@ class Reading:
         """Create a reading. `record` is the one of the only chunk of the batch, if it was read with its counter.
 
         A reader who needs only the first outcomes says how many: `most_outcomes`. Then the windows are small. One who
-        needs all says `reads_all`: then calls to AWS read as much as they can.
+        needs all says `reads_all`: then calls to AWS read as much as they can, and before it is needed.
         """
         self._store = app[BACKEND].store
-        self._source = BatchSource(app[BACKEND], batch, app[MEMORY])
+        self._memory = app[MEMORY]
+        self._source = BatchSource(app[BACKEND], batch, self._memory)
         self._record = record
         self._batch = batch
         self._wanted = wanted
@@ -123,42 +126,66 @@ class Reading:
         self._reads_all = reads_all
         self._most_outcomes = min(most_outcomes or WINDOW_OUTCOMES, WINDOW_OUTCOMES)
 
-    async def windows(self, group: Group) -> AsyncIterator[tuple[int, Window]]:
+    async def windows(self, group: Group) -> AsyncGenerator[tuple[int, Window]]:
         """Yield windows of outcomes, each with the chunk for cursors into it. `group` is the counter of the first.
 
-        Raises UnknownBatch if the retention of the batch ends while it is read.
+        Raises UnknownBatch if the retention of the batch ends while it is read. Whoever does not need all windows
+        closes the generator, so that no further records are read.
         """
+        found = self._find(group)
         try:
-            async for window in self._windows(group):
-                yield window
+            if not self._reads_all or self._record is not None:
+                async for window in self._windows(found):
+                    yield window
+                return
+            async with ReadAhead(found, _size, self._memory) as ahead:
+                async for window in self._windows(ahead):
+                    yield window
         except LostItem:
             raise UnknownBatch(self._batch.id) from None
 
-    async def _windows(self, group: Group) -> AsyncIterator[tuple[int, Window]]:
-        first = group_of(str(self._wanted.cursor.chunk))
+    async def _find(self, group: Group) -> AsyncGenerator["_Found"]:
+        """Yield the counted records of all groups. `group` is the counter of the first one."""
+        cursor = self._wanted.cursor
+        first = group_of(str(cursor.chunk))
         for number in range(first, len(self._batch.group_totals)):
             if number > first:
                 group = await self._store.read_group(self._batch.id, number)
+            records = self._records(number, group, cursor.chunk if group.closed is None else 0)
+            async for record in _counted_records(records, group):
+                yield _Found(number, group, record)
+            yield _Found(number, group, None)
+
+    def _records(self, number: int, group: Group, first_chunk: int) -> AsyncIterator[EncodedRecord]:
+        if self._record is not None and group.done == {self._record.chunk_id}:
+            return _only(self._record)
+        return self._store.read_records(self._batch, number, first_chunk, reads_all=self._reads_all)
+
+    async def _windows(self, found: AsyncIterator["_Found"]) -> AsyncIterator[tuple[int, Window]]:
+        async for first in found:
+            families = read_families(_records_of_group(first, found), self._source, self._turns)
             windows = (
-                self._open_group(number, group)
-                if group.closed is None
-                else self._closed_group(number, group, group.closed)
+                self._open_group(families)
+                if first.group.closed is None
+                else self._closed_group(first.number, families, first.group.closed)
             )
             async for window in windows:
                 yield window
 
-    async def _open_group(self, number: int, group: Group) -> AsyncIterator[tuple[int, Window]]:
-        async for family in self._families(number, group, self._wanted.cursor.chunk):
+    async def _open_group(self, families: AsyncIterator[Family]) -> AsyncIterator[tuple[int, Window]]:
+        async for family in families:
             indexes = self._wanted.of(family.indexes, family.state_of)
             async for window in family.windows(indexes, most_outcomes=self._most_outcomes):
                 yield family.chunk, window
 
-    async def _closed_group(self, number: int, group: Group, ending: Ending) -> AsyncIterator[tuple[int, Window]]:
+    async def _closed_group(
+        self, number: int, families: AsyncIterator[Family], ending: Ending
+    ) -> AsyncIterator[tuple[int, Window]]:
         """Yield what was counted before the group was closed. Every other operation gets the outcome of the ending."""
         missing_line = await self._missing_line(number, ending)
         first, chunk = self._batch.first_index(number), number * GROUP_CHUNKS
         following, end = first, first + self._batch.group_totals[number]
-        async for family in self._families(number, group, 0):
+        async for family in families:
             until = max(family.indexes, default=following - 1) + 1
             indexes = self._all_wanted(family, following, until, ending)
             async for window in family.windows(indexes, missing_line, most_outcomes=self._most_outcomes):
@@ -185,13 +212,26 @@ class Reading:
 
         return missing_line
 
-    def _families(self, number: int, group: Group, first_chunk: int) -> AsyncIterator[Family]:
-        if self._record is not None and group.done == {self._record.chunk_id}:
-            counted = _only(self._record)
-        else:
-            records = self._store.read_records(self._batch, number, first_chunk, reads_all=self._reads_all)
-            counted = _counted_records(records, group)
-        return read_families(counted, self._source, self._turns)
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A counted record of a group. Behind the last one comes one without a record."""
+
+    number: int
+    group: Group
+    record: EncodedRecord | None
+
+
+def _size(found: _Found) -> int:
+    return 0 if found.record is None else len(found.record.content)
+
+
+async def _records_of_group(first: _Found, following: AsyncIterator[_Found]) -> AsyncIterator[EncodedRecord]:
+    """Yield the records of a group, of which `first` was found first."""
+    found = first
+    while found.record is not None:
+        yield found.record
+        found = await anext(following)
 
 
 async def _only(record: EncodedRecord) -> AsyncIterator[EncodedRecord]:

@@ -6,6 +6,7 @@ the order of the input. A deleted file is only marked: the results stay with the
 
 import re
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -182,9 +183,10 @@ async def _lines(request: web.Request, output: Output) -> AsyncIterator[tuple[by
         if batch is None:
             return
         reading = Reading(request.app, batch, Wanted(Cursor(), state), reads_all=True)
-        async for _, window in reading.windows(groups[0]):
-            for line in lines_of(state, name, window.indexes, window.lines):
-                yield line, window.memory_bytes
+        async with aclosing(reading.windows(groups[0])) as windows:
+            async for _, window in windows:
+                for line in lines_of(state, name, window.indexes, window.lines):
+                    yield line, window.memory_bytes
 
 
 def _count(counts: Counts, state: OutcomeState) -> int:

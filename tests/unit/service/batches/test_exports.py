@@ -335,7 +335,7 @@ async def test_an_export_that_always_breaks_fails_and_may_be_asked_for_again() -
         batch_id = await run_batch(bulk, 3)
         answer = await bulk.request("POST", f"/batch/{batch_id}/export")
         for _ in range(MOST_TRIES):
-            for _ in range(10):
+            for _ in range(50):
                 await asyncio.sleep(0)
             bulk.clock.advance(LEASE_SECONDS)
             answer = await bulk.request("GET", answer.body["url"])

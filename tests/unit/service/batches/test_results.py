@@ -5,6 +5,7 @@ import math
 import random
 import re
 from collections.abc import AsyncIterator, MutableMapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,12 +14,14 @@ import pytest
 
 from penstock import Operations
 from penstock.batch import Batch, BatchState, Counts, Ending
-from penstock.chunk import Operation, plan_groups
+from penstock.chunk import GROUP_CHUNKS, Operation, plan_groups
 from penstock.errors import LostItem, Unavailable
 from penstock.outcome import ChunkRecord, Outcome, failed, succeeded
 from penstock.record import EncodedRecord
 from penstock.service.batches import results
-from penstock.service.keys import MEMORY
+from penstock.service.keys import BACKEND, MEMORY, TURNS
+from penstock.service.memory import Memory
+from penstock.service.turns import Turns
 from penstock.testing import MemoryParts, memory_parts
 from penstock.testing.http import Answer
 from tests.support.builders import BATCH_ID, build_batch, build_operation
@@ -377,6 +380,34 @@ async def test_unknown_batch(serve: Serve) -> None:
     service = await serve(Operations())
     assert_problem(await service.get(URL), 404)
     assert_problem(await service.get(URL, Accept=JSON), 404)
+
+
+async def groups_read(parts: MemoryParts, *, reads_all: bool) -> list[int]:
+    """Return the groups whose records are read until the first lines of a batch are used."""
+    read, groups = parts.store.read_records, []
+
+    def note(batch: Batch, group: int, first_chunk: int, *, reads_all: bool = False) -> AsyncIterator[EncodedRecord]:
+        groups.append(group)
+        return read(batch, group, first_chunk, reads_all=reads_all)
+
+    parts.store.read_records = note  # type: ignore[method-assign]
+    batch = await parts.store.read_batch(BATCH_ID)
+    assert batch is not None
+    app: Any = {BACKEND: parts.backend, MEMORY: Memory(10**9), TURNS: Turns()}
+    reading = results.Reading(app, batch, results.Wanted(results.Cursor(), None), reads_all=reads_all)
+    async with aclosing(reading.windows(await parts.store.read_group(BATCH_ID, 0))) as windows:
+        await anext(windows)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        return list(groups)
+
+
+@pytest.mark.parametrize(("reads_all", "groups"), [(True, [0, 1, 2]), (False, [0])])
+async def test_records_of_further_groups_are_read_ahead_only_if_all_are_needed(
+    *, reads_all: bool, groups: list[int]
+) -> None:
+    recorded = await record(*[1] * (2 * GROUP_CHUNKS + 1))
+    assert await groups_read(recorded.parts, reads_all=reads_all) == groups
 
 
 async def test_head_of_results_has_no_body(serve: Serve) -> None:
