@@ -18,6 +18,7 @@ LATENCY_UP_TO = 10_000  # with more operations, the time of the round trips does
 FIRST_CONSUMERS = (2, 8)
 LATER_BATCHES = 3  # the first of them may come before the consumers have published what they measured
 WARM_UP = 1_000
+OTHER, OTHER_BATCHES = 10_000, 2  # of another handler before a first batch. Each of eight consumers gets some of it
 REPEATED_UP_TO = 100_000  # larger batches run once, since they average by themselves
 
 
@@ -154,7 +155,12 @@ def _first_batches(plan: Plan, server: str) -> Iterator[Round]:
             size_here = size * consumers // min(FIRST_CONSUMERS) if handler == "slow" else size
             case = Case(server=server, handler=handler, size=size_here, consumers=consumers)
             steps = [Step(case, FIRST), *[Step(case, LATER)] * LATER_BATCHES]
-            yield Round(f"the first batch of {handler}, {consumers} consumers", server, consumers, steps)
+            # Another handler warms up the programs. What they load at their start belongs to no handler.
+            other = Case(
+                server=server, handler="wait" if handler == "noop" else "noop", size=OTHER, consumers=consumers
+            )
+            name = f"the first batch of {handler}, {consumers} consumers"
+            yield Round(name, server, consumers, steps, [Step(other, LATER)] * OTHER_BATCHES)
 
 
 def _row(plan: Plan, server: str) -> Round:

@@ -24,9 +24,14 @@ def test_contenders_take_turns() -> None:
     assert turns == [PENSTOCK, BARE, BARE, PENSTOCK]
 
 
-def test_nothing_runs_before_a_first_batch() -> None:
+def test_only_another_handler_has_run_before_a_first_batch() -> None:
+    """What programs load at their start belongs to no handler."""
     first = [one for one in rounds(QUICK, EMBEDDED) if one.steps[0].contender == FIRST]
-    assert not any(one.warm_up or one.has_bare for one in first)
+    assert not any(one.has_bare for one in first)
+    for one in first:
+        handler, warmed_up = one.steps[0].case.handler, {step.case.handler for step in one.warm_up}
+        assert len(warmed_up) == 1
+        assert handler not in warmed_up
     assert {(one.steps[0].case.handler, one.consumers) for one in first} == {
         (handler, consumers) for handler in ("noop", "wait", "slow") for consumers in (2, 8)
     }
