@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from penstock.batch import UNACCEPTED_STATES, Batch, BatchState, Counts, final_state, sum_counts
 from penstock.clock import Clock
-from penstock.ending import counted_at, has_run, start_of
+from penstock.ending import counted_at, has_run, start_in
 from penstock.store import Group, Store
 from penstock.telemetry import Event, get_log
 from penstock.webhooks.event import new_event
@@ -85,7 +85,8 @@ class Finisher:
             batch.id,
             state,
             now if (at := counted_at(groups)) is None else at,
-            started_at=_started_at(batch, groups, counts),
+            started_at=start_in(groups),
+            likely_start=_likely_start(batch, counts),
             ending=batch.ending,
             event=event,
         )
@@ -120,15 +121,14 @@ def _with_start_of(known: Batch, read: Batch) -> Batch:
     return replace(read, started_at=read.started_at or known.started_at)
 
 
-def _started_at(batch: Batch, groups: Collection[Group], counts: Counts) -> float | None:
-    """Return when the batch started, or None if nothing of it has run.
+def _likely_start(batch: Batch, counts: Counts) -> float | None:
+    """Return when the batch started as far as this process knows, or None if nothing of it has run.
 
     A consumer of an earlier version may have left out the start and died after its count. Then nobody knows when it
     started, so this returns the earliest time at which it may have.
     """
-    started_at = start_of(batch, groups)
-    if started_at is not None or not has_run(counts):
-        return started_at
+    if batch.started_at is not None or not has_run(counts):
+        return batch.started_at
     return batch.not_before or batch.accepted_at
 
 

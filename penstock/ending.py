@@ -4,10 +4,11 @@ The consumer that counts the last operations makes the batch final afterwards, w
 What these calls write follows from the batch and its counters. So who reads both need not wait for them.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from penstock.batch import OPEN_STATES, Batch, Counts, final_state, sum_counts
+from penstock.outcome import ChunkRecord
 from penstock.store import Group
 
 
@@ -17,7 +18,7 @@ def as_ended(batch: Batch, groups: Mapping[int, Group]) -> Batch:
     Otherwise return it as it is. `groups` are its counters, by their numbers.
     """
     counters, counts = groups.values(), sum_counts(group.counts for group in groups.values())
-    finished_at, started_at = counted_at(counters), start_of(batch, counters)
+    finished_at, started_at = counted_at(counters), start_in(counters) or batch.started_at
     is_counted = len(groups) == len(batch.group_totals) and counts.completed == batch.total
     if batch.state not in OPEN_STATES or not is_counted or finished_at is None or _may_be_stopped(batch, counts):
         return batch
@@ -36,9 +37,21 @@ def counted_at(groups: Collection[Group]) -> float | None:
     return max(times) if times and len(times) == len(groups) else None
 
 
-def start_of(batch: Batch, groups: Collection[Group]) -> float | None:
-    """Return when the batch started. If its start was left out, the counter of its only group has it."""
-    return batch.started_at or next((group.started_at for group in groups if group.started_at is not None), None)
+def start_in(groups: Collection[Group]) -> float | None:
+    """Return when the batch started, if its start was left out: then the counter of its only group has it.
+
+    It holds whatever the batch says: another consumer may run a second copy of its chunk, and start it once more.
+    """
+    return next((group.started_at for group in groups if group.started_at is not None), None)
+
+
+def start_left_out(batch: Batch, records: Sequence[ChunkRecord]) -> float | None:
+    """Return what `start_in` returns once these records are counted together, before anything else of their group.
+
+    A consumer whose only record completes the batch does not write the start into the batch.
+    """
+    is_completed = len(records) == 1 and records[0].counts.completed == batch.total
+    return batch.started_at if is_completed else None
 
 
 def has_run(counts: Counts) -> bool:

@@ -53,7 +53,7 @@ class Group:
 
     `spent` is what programs have reported of the cost of the batch, `counted_at` the time of the last count, and
     `history` the operations that were counted in each slice of time (`eta.py`). `started_at` is when the batch started,
-    if a single count had the whole group: then the batch itself may get it only when it becomes final.
+    if one record has all of its outcomes: then the batch itself may get it only when it becomes final.
     """
 
     counts: Counts = field(default_factory=Counts)
@@ -266,12 +266,14 @@ class Store(
         at: float,
         *,
         started_at: float | None = None,
+        likely_start: float | None = None,
         ending: Ending | None = None,
         event: FinalEvent | None = None,
     ) -> bool:
         """Move the batch to a final state, and add `event` to its events.
 
-        `started_at` is when it started, if `start_batch` was left out. A batch that was started keeps its own time.
+        `started_at` is when it started, if its counter says so. Otherwise it keeps its own time, or gets `likely_start`
+        if it has none.
 
         Returns False, and changes nothing, if the batch is final already or not accepted, or has another ending.
         """

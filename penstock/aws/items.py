@@ -75,6 +75,7 @@ from penstock.batch import Batch, BatchState, Counts, Ending, FailureLimit, sum_
 from penstock.chunk import from_sort_key, group_of, redriven_from, sort_key
 from penstock.chunk_ids import ChunkIds
 from penstock.cost import Units
+from penstock.ending import start_left_out
 from penstock.eta import SLICES, slice_at
 from penstock.files.layout import Layout
 from penstock.open_limit import OpenBatch, OpenOperations
@@ -435,7 +436,7 @@ def counter_to_item(
         "done": texts(record.chunk_id for record in records),
         **{name: amount for name, amount in amounts.items() if amount != number(0) or name == "succeeded"},
         **({} if at is None else {"counted_at": seconds(at)}),
-        **({} if batch.started_at is None else {"started_at": seconds(batch.started_at)}),
+        **({} if (start := start_left_out(batch, records)) is None else {"started_at": seconds(start)}),
         "expires_at": whole_seconds(batch.expires_at),
     }
 

@@ -225,6 +225,7 @@ class DynamoDbStore(
         at: float,
         *,
         started_at: float | None = None,
+        likely_start: float | None = None,
         ending: Ending | None = None,
         event: FinalEvent | None = None,
     ) -> bool:
@@ -232,8 +233,10 @@ class DynamoDbStore(
         is_open = f"#state IN ({', '.join(f':{name}' for name in open_states)})"
         has_ending = "attribute_not_exists(ending)" if ending is None else "ending = :ending"
         changes = ["#state = :final, finished_at = :at"]
-        if started_at is not None:
-            changes.append("started_at = if_not_exists(started_at, :started_at)")
+        start = likely_start if started_at is None else started_at
+        if start is not None:
+            value = "if_not_exists(started_at, :started_at)" if started_at is None else ":started_at"
+            changes.append(f"started_at = {value}")
         if event is not None:  # the item moves to the partition of the index that has what is due for webhooks
             changes.append("#open = :due, due_at = :at")
         removed = [] if event is not None else ["#open, due_at"]
@@ -248,7 +251,7 @@ class DynamoDbStore(
                     "final": text(state),
                     "at": seconds(at),
                     **open_states,
-                    **({} if started_at is None else {"started_at": seconds(started_at)}),
+                    **({} if start is None else {"started_at": seconds(start)}),
                     **({} if ending is None else {"ending": text(ending)}),
                     **({} if event is None else {"event": events_value([event]), "due": text(DUE)}),
                     **spent,

@@ -32,6 +32,7 @@ from penstock.chunk import group_of, planned_number, sort_key
 from penstock.chunk_ids import ChunkIds
 from penstock.clock import Clock, SystemClock
 from penstock.cost import Units
+from penstock.ending import start_left_out
 from penstock.errors import AcceptanceLost, LostItem, RejectedCall, UploadReplaced
 from penstock.eta import slice_at
 from penstock.export import Export
@@ -631,7 +632,7 @@ class MemoryStore(
         group = self._groups.get(key, Group())
         total = batch.group_totals[group_of(record.chunk_id)]
         if not group.is_through_with(record.chunk_id) and group.has_room(record.counts, total):
-            has_whole = record.counts.completed == total and key not in self._groups
+            is_first = key not in self._groups
             self._done[key] = self._done.get(key, ChunkIds()).including([record.chunk_id])
             group = replace(
                 group,
@@ -639,7 +640,7 @@ class MemoryStore(
                 redelivered=group.redelivered + record.redelivered,
                 done=self._done[key],
                 counted_at=at or group.counted_at,
-                started_at=batch.started_at if has_whole else group.started_at,
+                started_at=start_left_out(batch, [record]) if is_first else group.started_at,
                 history=_with_count(group.history, batch, record.counts.completed, at),
             )
             self._groups[key] = group
@@ -681,13 +682,14 @@ class MemoryStore(
         at: float,
         *,
         started_at: float | None = None,
+        likely_start: float | None = None,
         ending: Ending | None = None,
         event: FinalEvent | None = None,
     ) -> bool:
         batch = self._batches.get(batch_id)
         if batch is None or batch.state not in OPEN_STATES or batch.ending is not ending:
             return False
-        started_at = batch.started_at or started_at
+        started_at = started_at or batch.started_at or likely_start
         self._batches[batch_id] = replace(batch, state=state, started_at=started_at, finished_at=at)
         self._due.pop(batch_id, None)
         self._add_event(batch_id, event)

@@ -428,8 +428,22 @@ async def test_finished_batch_has_the_time_of_its_first_start(store: Store, batc
     await accept(store, batch)
     if was_started:
         await store.start_batch(batch.id, NOW + 2)
-    assert await store.finish_batch(batch.id, BatchState.COMPLETED, NOW + 4, started_at=NOW + 3) is True
+    assert await store.finish_batch(batch.id, BatchState.COMPLETED, NOW + 4, likely_start=NOW + 3) is True
     assert (await read(store, batch)).started_at == (NOW + 2 if was_started else NOW + 3)
+
+
+@on_all
+@pytest.mark.parametrize("was_started", [True, False])
+async def test_finished_batch_has_the_start_that_its_counter_has(
+    store: Store, batch: Batch, *, was_started: bool
+) -> None:
+    """A second copy of its chunk may have started it once more, after a client has read the time in the counter."""
+    await accept(store, batch)
+    if was_started:
+        await store.start_batch(batch.id, NOW + 2)
+    state, at = BatchState.COMPLETED, NOW + 4
+    assert await store.finish_batch(batch.id, state, at, started_at=NOW + 1, likely_start=NOW + 3) is True
+    assert (await read(store, batch)).started_at == NOW + 1
 
 
 @on_all
@@ -641,6 +655,7 @@ async def test_group_of_one_chunk_is_counted_at_once(store: Store, counts: Count
         assert (group.counted_at, group.started_at, group.history) == (NOW + 1, NOW, {slice_at(1): 5})
     _, groups = await store.read_progress(batch.id, [0], with_done=False)
     assert [groups[0].started_at, (await store.read_groups(batch.id, [0]))[0].started_at] == [NOW, NOW]
+
     for seen in (Counts(), replace(counts, succeeded=counts.succeeded + 1)):
         assert await store.close_group(batch, 0, seen, Ending.EXPIRED) is False
     if counts.failed:
@@ -648,6 +663,15 @@ async def test_group_of_one_chunk_is_counted_at_once(store: Store, counts: Count
         assert redriven == replace(counts, succeeded=counts.succeeded + 1, failed=counts.failed - 1)
         assert await count(store, batch, "0", counts) == redriven
     assert (await store.read_groups(batch.id, [0]))[0].counts.completed == 5
+
+
+@on_all
+async def test_group_keeps_the_start_of_its_batch_only_if_one_record_completes_the_batch(store: Store) -> None:
+    batch = replace(make_batch((5, 2)), started_at=NOW)
+    assert (await store.count_chunk(batch, counting("0", Counts(5)), NOW + 1)).started_at is None
+    batch = replace(make_batch((5,)), started_at=NOW)
+    for chunk_id, counts in (("0", Counts(3)), ("1", Counts(2))):
+        assert (await store.count_chunk(batch, counting(chunk_id, counts), NOW + 1)).started_at is None
 
 
 @on_all

@@ -186,8 +186,8 @@ def finish_whatever_the_ending_is(patching: Patching) -> None:
 def finish_without_the_time_of_the_start(patching: Patching) -> None:
     finish = DynamoDbStore.finish_batch
 
-    async def mutant(self: DynamoDbStore, *place: Any, started_at: float | None, **rest: Any) -> bool:
-        return await finish(self, *place, **rest)
+    async def mutant(self: DynamoDbStore, *place: Any, **rest: Any) -> bool:
+        return await finish(self, *place, **rest | {"started_at": None, "likely_start": None})
 
     patching.setattr(DynamoDbStore, "finish_batch", mutant)
 
