@@ -44,10 +44,11 @@ async def read_content(request: web.Request, most_bytes: int) -> bytearray:
     Raises LimitPassed if the body is too large, or has too many elements.
     """
     content = bytearray()  # not a list of pieces: a slow client could send millions of tiny ones
+    found, most_elements = 0, request.app[SETTINGS].most_elements
     async with within(BODY_SECONDS):
         async for piece in RequestBody(request, {"maxBodyBytes": most_bytes}).pieces():
             content += piece
-    found, most_elements = separators(content), request.app[SETTINGS].most_elements
+            found += separators(piece)
     request[SHARE].grow_to(COPIES * len(content) + ELEMENT_BYTES * min(found, most_elements))
     check_elements(content, most_elements, found)
     return content

@@ -4,7 +4,7 @@ import re
 
 from penstock.errors import LimitPassed
 
-_SEPARATORS = (b",", b":", b"[", b"{")
+_SEPARATORS = b",:[{"
 _AT_ONCE = 1_000  # one match is for so many separators, because a match for each would be slow
 STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'  # as a pattern, with DOTALL
 _UP_TO_SEPARATOR = rb'[^",:\[{]*+(?:' + STRING + rb'[^",:\[{]*+)?+[,:\[{]'  # JSON has one between two strings
@@ -26,7 +26,7 @@ def check_elements(content: bytes | bytearray, most: int, found: int | None = No
 
 def separators(content: bytes | bytearray) -> int:
     """Count all separators, including those in strings. This is much faster than to count the elements."""
-    return sum(map(content.count, _SEPARATORS))
+    return len(content) - len(content.translate(None, _SEPARATORS))
 
 
 def _has_more(content: bytes | bytearray, most: int) -> bool:
