@@ -4,11 +4,11 @@ import asyncio
 from collections.abc import Callable, Collection
 from dataclasses import replace
 
-from penstock.batch import UNACCEPTED_STATES, Batch, BatchState, Counts, final_state, sum_counts
+from penstock.batch import UNACCEPTED_STATES, Batch, Counts
 from penstock.clock import Clock
-from penstock.ending import counted_at, has_run, start_in
+from penstock.ending import counts_of, state_of
+from penstock.finishing import finish
 from penstock.store import Group, Store
-from penstock.telemetry import Event, get_log
 from penstock.webhooks.event import new_event
 
 
@@ -52,7 +52,7 @@ class Finisher:
         This takes a single write if nothing has happened to the batch since it was read. If a redrive changes the
         counts now, the redrive finds the batch final and revises its state.
         """
-        if not batch.is_final and await self._move(batch, [group]):
+        if not batch.is_final and await self._finish(batch, [group]):
             return
         read = await self._store.read_batch(batch.id)
         if read is not None:
@@ -68,39 +68,17 @@ class Finisher:
             if batch.is_final:
                 await self._revise(batch)
                 return
-            if await self._move(batch, [only_group] if only_group else await self._read_groups(batch)):
+            if await self._finish(batch, [only_group] if only_group else await self._read_groups(batch)):
                 return
             batch = await self._store.read_batch(as_read.id)
 
-    async def _move(self, batch: Batch, groups: Collection[Group]) -> bool:
-        """Move an open batch to the final state that follows from its counts and its ending.
-
-        Return False if it is not open any more, or if it has another ending by now. Front ends answer with the same
-        state and times as soon as they see the counts (`penstock/ending.py`).
-        """
-        counts = sum_counts(group.counts for group in groups)
-        state, now = _state_of(batch, counts), self._clock.now()
-        event = new_event(batch, state, counts, now)
-        finished = await self._store.finish_batch(
-            batch.id,
-            state,
-            now if (at := counted_at(groups)) is None else at,
-            started_at=start_in(groups),
-            likely_start=_likely_start(batch, counts),
-            ending=batch.ending,
-            event=event,
-        )
-        if not finished:
-            return False
-        _tell(batch, state, counts)
-        if event is not None:
-            self._on_event(batch.id)
-        return True
+    async def _finish(self, batch: Batch, groups: Collection[Group]) -> bool:
+        return await finish(self._store, batch, groups, self._clock.now(), self._on_event)
 
     async def _revise(self, batch: Batch) -> None:
         """Correct the final state after a redrive: for instance, everything had failed, and now some succeeded."""
-        counts = sum_counts(group.counts for group in await self._read_groups(batch))
-        state = _state_of(batch, counts)
+        counts = counts_of(await self._read_groups(batch))
+        state = state_of(batch, counts)
         if state is batch.state:
             return
         event = new_event(batch, state, counts, self._clock.now())
@@ -112,39 +90,11 @@ class Finisher:
         return (await self._store.read_groups(batch.id, range(len(batch.group_totals)))).values()
 
 
-def _state_of(batch: Batch, counts: Counts) -> BatchState:
-    return final_state(counts, batch.ending, completes_anyway=batch.completes_anyway)
-
-
 def _with_start_of(known: Batch, read: Batch) -> Batch:
     """Return the batch as it was read, with the time of its start if this process alone knows it."""
     return replace(read, started_at=read.started_at or known.started_at)
 
 
-def _likely_start(batch: Batch, counts: Counts) -> float | None:
-    """Return when the batch started as far as this process knows, or None if nothing of it has run.
-
-    A consumer of an earlier version may have left out the start and died after its count. Then nobody knows when it
-    started, so this returns the earliest time at which it may have.
-    """
-    if batch.started_at is not None or not has_run(counts):
-        return batch.started_at
-    return batch.not_before or batch.accepted_at
-
-
 def is_full(batch: Batch, number: int, group: Group) -> bool:
     """Return True if all operations of the group are counted."""
     return group.counts.completed >= batch.group_totals[number]
-
-
-def _tell(batch: Batch, state: BatchState, counts: Counts) -> None:
-    get_log().info(
-        Event.BATCH_FINISHED,
-        batch_id=batch.id,
-        state=state,
-        total=batch.total,
-        succeeded=counts.succeeded,
-        failed=counts.failed,
-        cancelled=counts.cancelled,
-        expired=counts.expired,
-    )

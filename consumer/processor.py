@@ -567,8 +567,8 @@ class Processor:
         """Send the dead letters of the record together with those of other chunks. Wait for these for a short time.
 
         If this chunk is the last one of its group, its letters are sent immediately, and so are those that wait in this
-        process. A client may read the dead letters when the batch is final. They are sent at that time, and letters
-        that wait in another consumer follow within a second.
+        process. Who is told that the batch is final finds them in a moment, and letters that wait in another consumer
+        within a second.
         """
         batch, delivery = attempt.batch, attempt.delivery
         letters = self._sender.dead_letters(batch, record, delivery.tenant)

@@ -4,10 +4,10 @@ The consumer that counts the last operations makes the batch final afterwards, w
 What these calls write follows from the batch and its counters. So who reads both need not wait for them.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from penstock.batch import OPEN_STATES, Batch, Counts, final_state, sum_counts
+from penstock.batch import OPEN_STATES, Batch, BatchState, Counts, final_state, sum_counts
 from penstock.outcome import ChunkRecord
 from penstock.store import Group
 
@@ -17,15 +17,23 @@ def as_ended(batch: Batch, groups: Mapping[int, Group]) -> Batch:
 
     Otherwise return it as it is. `groups` are its counters, by their numbers.
     """
-    counters, counts = groups.values(), sum_counts(group.counts for group in groups.values())
+    counters, counts = groups.values(), counts_of(groups.values())
     finished_at, started_at = counted_at(counters), start_in(counters) or batch.started_at
     is_counted = len(groups) == len(batch.group_totals) and counts.completed == batch.total
     if batch.state not in OPEN_STATES or not is_counted or finished_at is None or _may_be_stopped(batch, counts):
         return batch
     if started_at is None and has_run(counts):
         return batch  # only the consumer that ran it knows when it started
-    state = final_state(counts, batch.ending, completes_anyway=batch.completes_anyway)
-    return replace(batch, state=state, started_at=started_at, finished_at=finished_at)
+    return replace(batch, state=state_of(batch, counts), started_at=started_at, finished_at=finished_at)
+
+
+def counts_of(groups: Iterable[Group]) -> Counts:
+    return sum_counts(group.counts for group in groups)
+
+
+def state_of(batch: Batch, counts: Counts) -> BatchState:
+    """Return the final state of a batch once all of its operations have these counts."""
+    return final_state(counts, batch.ending, completes_anyway=batch.completes_anyway)
 
 
 def counted_at(groups: Collection[Group]) -> float | None:

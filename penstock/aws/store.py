@@ -238,7 +238,7 @@ class DynamoDbStore(
             value = "if_not_exists(started_at, :started_at)" if started_at is None else ":started_at"
             changes.append(f"started_at = {value}")
         if event is not None:  # the item moves to the partition of the index that has what is due for webhooks
-            changes.append("#open = :due, due_at = :at")
+            changes.append("#open = :due, due_at = :event_at")
         removed = [] if event is not None else ["#open, due_at"]
         with self._table.bills.report(batch_id, _WRITE_AND_DELETION) as report:
             spent = items.spent_to_values(report.units)
@@ -254,6 +254,7 @@ class DynamoDbStore(
                     **({} if start is None else {"started_at": seconds(start)}),
                     **({} if ending is None else {"ending": text(ending)}),
                     **({} if event is None else {"event": events_value([event]), "due": text(DUE)}),
+                    **({} if event is None else {"event_at": seconds(event.at)}),
                     **spent,
                 },
             )

@@ -20,7 +20,7 @@ PING = b": ping\n\n"
 
 _LINE_END = re.compile(rb"\r\n|\r|\n")
 _END = "end."
-_ESTIMATES = frozenset({"eta", "etaEarliest", "etaLatest"})  # they change with the time, even if nothing happens
+_UNTOLD = frozenset({"eta", "etaEarliest", "etaLatest", "cost"})  # they change even if nothing happens to the batch
 
 
 def frame(event: str, data: bytes, event_id: str | None = None) -> bytes:
@@ -36,8 +36,8 @@ def frame_outcome(chunk: int, index: int, line: bytes) -> bytes:
 
 
 def version_of(status: Mapping[str, Any]) -> str:
-    """Return a text that differs if anything in the status differs, except for estimates of its end."""
-    facts = {name: value for name, value in status.items() if name not in _ESTIMATES}
+    """Return a text that differs if anything in the status differs, except for estimates of its end and its cost."""
+    facts = {name: value for name, value in status.items() if name not in _UNTOLD}
     return blake2b(encode(facts), digest_size=8).hexdigest()
 
 

@@ -2554,8 +2554,8 @@ async def test_who_wants_events_is_stored_with_the_batch(store: Store, batch: Ba
 @on_all
 async def test_event_is_part_of_the_write_that_makes_the_batch_final(store: Store, batch: Batch) -> None:
     batch, event = await accepted_with_webhooks(store, batch), make_event()
-    assert await store.finish_batch(batch.id, BatchState.COMPLETED, NOW + 9, event=event)
-    assert not await store.finish_batch(batch.id, BatchState.COMPLETED, NOW + 9, event=make_event())
+    assert await store.finish_batch(batch.id, BatchState.COMPLETED, NOW + 5, event=event)  # that is due at NOW + 9
+    assert not await store.finish_batch(batch.id, BatchState.COMPLETED, NOW + 5, event=make_event())
     final = await read(store, batch)
     assert (final.state, final.events) == (BatchState.COMPLETED, (event,))
     assert batch.id in await due_webhooks(store, NOW + 10)

@@ -101,7 +101,7 @@ async def _files_of_run(
     groups = await store.read_groups_of([batches[entry.id] for entry in ended])
     outputs: list[Output] = []
     for entry, read in zip(ended, groups, strict=True):
-        running = await running_of(request, entry, Progress.of(batches[entry.id], read))
+        running = await running_of(request, entry, Progress(batches[entry.id], read))
         outputs += [output_of(entry, running, kind) for kind in (OUTPUT, ERRORS)]
     ids = [output.id for output in outputs if output.line_count]
     deleted = {mark.id for mark in await store.read_entries(DELETED, tenant, ids)}

@@ -544,6 +544,14 @@ async def test_deleted_monitor_cancels_the_batch_and_is_gone(plant: Plant, toys:
     assert (await plant.ask("GET", f"/batch/{monitor.rpartition('/')[2]}")).body["status"] == "cancelled"
 
 
+async def test_batch_whose_end_is_not_written_yet_has_its_responses(plant: Plant) -> None:
+    monitor = (await send(plant.service, toy("succeed/a"), **ASYNC)).headers["Location"]
+    await plant.work_off()
+    await plant.forget_end(monitor.rpartition("/")[2])
+    assert [response["status"] for response in (await plant.ask("GET", monitor)).body["responses"]] == [201]
+    error_in(await plant.ask("DELETE", monitor), 409)
+
+
 async def test_batch_that_was_cancelled_in_another_way_still_has_responses(plant: Plant) -> None:
     monitor = (await send(plant.service, toy("succeed/a"), **ASYNC)).headers["Location"]
     await plant.ask("POST", f"/batch/{monitor.rpartition('/')[2]}/cancel")

@@ -476,6 +476,17 @@ async def test_completed_batch_cannot_be_cancelled(plant: Plant) -> None:
     assert answer.headers["x-should-retry"] == "false"
 
 
+async def test_batch_whose_end_is_not_written_yet_is_as_it_will_be(plant: Plant) -> None:
+    batch_id = await created(plant, line("a"), line("b", "refused"))
+    await plant.work_off()
+    batch = await read(plant, batch_id)
+    await plant.forget_end(batch_id)
+    assert batch["status"] == "completed"
+    assert await read(plant, batch_id) == batch
+    assert (await plant.service.get("/v1/batches")).body["data"] == [batch]
+    assert_error(await plant.service.ask("POST", f"/v1/batches/{batch_id}/cancel"), 409)
+
+
 async def test_one_file_makes_several_batches(plant: Plant) -> None:
     file_id = await uploaded(plant.service, line("a"))
     first, second = [(await create(plant, file_id)).body["id"] for _ in range(2)]
