@@ -104,6 +104,7 @@ class TryAgain:
 
 
 Verdict = Outcome | TryAgain
+Verdicts = dict[int, Verdict]  # by index
 Indexed = TypeVar("Indexed", Operation, Outcome)
 
 

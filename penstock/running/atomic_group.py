@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from penstock.chunk import Operation
 from penstock.error_ids import see_log
-from penstock.outcome import Outcome, OutcomeState, TryAgain, Verdict, failed, undo
+from penstock.outcome import Outcome, OutcomeState, TryAgain, Verdict, Verdicts, failed, undo
 from penstock.running.attempt import Attempt, OpenTransaction, Transaction, ends_task
 from penstock.running.bulk import Lot
 from penstock.running.left_behind import NOTICE_SECONDS, Worker
@@ -16,7 +16,6 @@ from penstock.running.source import Source
 from penstock.running.verdict import error_id
 from penstock.telemetry import Event, get_log
 
-Verdicts = dict[int, Verdict]  # by index
 Prepare = Callable[[Operation], Operation | Outcome]
 """Returns an operation as it shall run, or its failure."""
 

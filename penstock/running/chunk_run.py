@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from penstock.chunk import Operation
-from penstock.outcome import Verdict
+from penstock.outcome import Verdict, Verdicts
 from penstock.running.bulk import CallFailed, Lot, one_by_one
 from penstock.running.left_behind import TimeLimits, Worker, end_soon
 from penstock.running.limit_line import Line, PostponedChunk
 from penstock.running.result_memory import ChunkResults
 from penstock.running.slots import Turn, TurnWithRoom
 from penstock.running.stop import Stop
-from penstock.running.time_slice import KEPT_SECONDS, Performing, Slice, Verdicts
+from penstock.running.time_slice import KEPT_SECONDS, Performing, Slice
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,14 +10,14 @@ from collections.abc import Callable, Coroutine, Generator, Sequence
 from typing import Any
 
 from penstock.chunk import Operation
-from penstock.outcome import SUCCEEDED, Outcome, Verdict, size_of
+from penstock.outcome import SUCCEEDED, Outcome, Verdict, Verdicts, size_of
 from penstock.route import InvalidOperation, Place, Route
 from penstock.running.attempt import call_single, ends_task, meaning_of, verdict_on
 from penstock.running.bulk import Lot
 from penstock.running.left_behind import Worker
 from penstock.running.result_memory import ChunkResults
 from penstock.running.source import Source
-from penstock.running.time_slice import Performing, Slice, Verdicts
+from penstock.running.time_slice import Performing, Slice
 from penstock.running.verdict import NOT_SHORT, TimedOut, error_id, invalid, judge, short_copy
 
 Calls = Coroutine[Any, Any, Performing | None]

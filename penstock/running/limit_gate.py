@@ -29,7 +29,7 @@ from penstock.errors import PenstockError
 from penstock.fleet_limit import BLOCK_SECONDS, Block, FleetTime, LimitState, LimitStore, Report, lease
 from penstock.fleet_permits import Holders, Permits
 from penstock.limit import MOST_OPERATIONS, Limit
-from penstock.outcome import TryAgain, Verdict, is_throttled
+from penstock.outcome import TryAgain, Verdicts, is_throttled
 from penstock.priority import DEFAULT_WEIGHTS, Priority
 from penstock.running.limit_line import Line, PostponedChunk
 from penstock.running.slots import Turn, TurnWithRoom
@@ -53,8 +53,6 @@ SHORT_SECONDS = 0.3  # until the table is read again while others still have per
 GIVE_UP_SECONDS = 1.0  # the time for giving up all permits when the process ends
 SPARE_SHARE = 0.5  # of a block that a front end leases beyond what waits, while nobody else uses the limit
 NEWEST_SHARE = 0.1  # of the latest call in the average time of a call
-
-Verdicts = dict[int, Verdict]
 
 
 @dataclass(frozen=True, slots=True)

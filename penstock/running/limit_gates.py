@@ -2,14 +2,14 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from penstock.limit import Limit
+from penstock.outcome import Verdicts
 from penstock.priority import Priority
-from penstock.running.limit_gate import LimitGate, Verdicts
-
-Performing = Awaitable[Verdicts]
+from penstock.running.limit_gate import LimitGate
+from penstock.running.time_slice import Performing
 
 
 class LimitGates:

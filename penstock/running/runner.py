@@ -21,6 +21,7 @@ from penstock.outcome import (
     SUCCEEDED,
     Outcome,
     Verdict,
+    Verdicts,
     failed,
     is_final,
     note_results,
@@ -47,7 +48,7 @@ from penstock.running.slots import Room, Slots, Turn, TurnWithRoom
 from penstock.running.source import Source, Urgency
 from penstock.running.stop import Stop
 from penstock.running.threads import Threads
-from penstock.running.time_slice import Performing, Slice, Verdicts
+from penstock.running.time_slice import Performing, Slice
 from penstock.running.verdict import TimedOut, cancelled_itself, invalid
 from penstock.telemetry import Event, get_log
 

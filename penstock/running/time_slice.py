@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from penstock.outcome import Verdict
+from penstock.outcome import Verdicts
 from penstock.route import Route
 from penstock.running.bulk import Lot
 from penstock.running.left_behind import TimeLimits, Worker
@@ -16,7 +16,6 @@ from penstock.running.stop import Stop
 SLICE_SECONDS = 0.001  # about a hundred quick operations
 KEPT_SECONDS = 0.02  # for which a worker keeps its slot while its handlers wait, even if others want it
 
-Verdicts = dict[int, Verdict]  # by index
 Performing = Awaitable[Verdicts]
 
 
