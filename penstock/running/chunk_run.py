@@ -156,7 +156,6 @@ class ChunkRun:
     def _start_worker(self) -> None:
         # Not in the context of the caller, which may be a worker whose handler has left a mark.
         worker = Worker(self._leave_overdue)
-        limits = TimeLimits(self._monotonic, worker)
         context = self._context.copy()
         slice_ = Slice(
             worker,
@@ -164,13 +163,13 @@ class ChunkRun:
             self._verdicts,
             self._stop,
             context.copy(),
-            limits,
-            before_wait=self._report_before_wait,
+            TimeLimits(self._monotonic, worker),
+            before_wait=self._report_before_lot,
             may_go_on=self._may_go_on,
         )
         worker.task = asyncio.create_task(self._work(slice_), context=context)
         self._workers[worker] = slice_
-        worker.task.add_done_callback(lambda _: self._worker_ended(worker, limits))
+        worker.task.add_done_callback(lambda _: self._worker_ended(slice_))
 
     async def _work(self, slice_: Slice) -> None:
         worker = slice_.worker
@@ -226,7 +225,7 @@ class ChunkRun:
                 if slice_.lot is not None:
                     if performing is None:
                         return False  # its task is being cancelled, perhaps by its handler: `_worker_ended` finds out
-                    self._report_before_wait(slice_)
+                    self._report_before_lot(slice_)
                     try:
                         verdicts: Verdicts | None = await performing
                     except CallFailed:
@@ -241,25 +240,21 @@ class ChunkRun:
                         if verdicts is None:
                             self._note_end(lot)
                         else:
-                            slice_.ended += len(lot)
+                            slice_.tally.ended += len(lot)
                 now = self._monotonic()
                 self._count(slice_, now)
                 is_full = results.held > held and results.memory.is_full
                 if slice_.is_over(now) or is_full or self._line is not None or not self._pending:
                     break
         finally:
-            self._unreported += slice_.ended
-            slice_.ended = 0
             self._performer.end_slice()  # first, so that whoever hears of the ended ones finds their time
-            self._report_ended()
+            self._report_before_lot(slice_)
             self._report_took(slice_)
-            if not self._pending:
-                self._dismiss_waiting()
         return bool(self._pending) and not worker.is_marked
 
-    def _report_before_wait(self, slice_: Slice) -> None:
-        """Report what has ended before a handler, because that may wait for long, or never end."""
-        if slice_.ended:
+    def _report_before_lot(self, slice_: Slice) -> None:
+        """Report what has ended before the lot that is being performed, which may wait for long, or never end."""
+        if slice_.tally.ended:
             self._count(slice_, slice_.begun_at)
         self._report_ended()
         if not self._pending:
@@ -280,17 +275,12 @@ class ChunkRun:
 
     def _count(self, slice_: Slice, now: float) -> None:
         """Count what has ended in a slice, and the seconds that it took."""
-        if slice_.ended:
-            self._unreported += slice_.ended
-            slice_.count += slice_.ended
-            slice_.seconds += now - slice_.counted_at
-            slice_.ended = 0
-        slice_.counted_at = now
+        self._unreported += slice_.tally.count_ended(now)
 
     def _report_took(self, slice_: Slice) -> None:
-        if slice_.count:
-            self._took(slice_.count, slice_.seconds)
-            slice_.count, slice_.seconds = 0, 0.0
+        count, seconds = slice_.tally.take()
+        if count:
+            self._took(count, seconds)
 
     def _take_one(self, line: Line) -> deque[Lot]:
         """Return the only lot that may start in a slice: each needs a token."""
@@ -309,8 +299,9 @@ class ChunkRun:
             return False  # the worker waits for a permit again
         return self._slots is None or not self._results.memory.is_full  # otherwise the worker waits for a slot again
 
-    def _worker_ended(self, worker: Worker, limits: TimeLimits) -> None:
-        limits.close()
+    def _worker_ended(self, slice_: Slice) -> None:
+        slice_.limits.close()
+        worker = slice_.worker
         if worker not in self._workers:
             return  # it was left behind
         lot = self._workers.pop(worker).lot

@@ -132,7 +132,7 @@ class DirectCalls:
         out, and what is the same for all operations is looked up once.
         """
         pending, monotonic, cancelling = slice_.pending, self._monotonic, worker.task.cancelling
-        limits, memory = slice_.limits, self._results.memory
+        limits, tally, memory = slice_.limits, slice_.tally, self._results.memory
         path, method, route = self._path, self._method, self._route
         slice_.route = route
         returns_much: bool | None = None
@@ -191,7 +191,7 @@ class DirectCalls:
             if cancelling():
                 return None  # perhaps its handler did that: the worker finds out
             slice_.lot = None
-            slice_.ended += 1
+            tally.ended += 1
             is_over = slice_.is_over(now) or (result is NOT_SHORT and memory.is_full)
             if is_over and not (worker.has_waited and slice_.may_go_on(slice_, now)):
                 return None

@@ -3,7 +3,7 @@
 import contextvars
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from penstock.outcome import Verdicts
 from penstock.route import Route
@@ -17,6 +17,31 @@ SLICE_SECONDS = 0.001  # about a hundred quick operations
 KEPT_SECONDS = 0.02  # for which a worker keeps its slot while its handlers wait, even if others want it
 
 Performing = Awaitable[Verdicts]
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a worker has performed and has not reported yet."""
+
+    ended: int = 0  # operations that have got verdicts since `counted_at`
+    counted_at: float = 0.0
+    count: int = 0  # operations that had got verdicts until then
+    seconds: float = 0.0  # that these took
+
+    def count_ended(self, now: float) -> int:
+        """Count what has ended, and the seconds that it took. Return how many operations that were."""
+        ended, self.ended = self.ended, 0
+        if ended:
+            self.count += ended
+            self.seconds += now - self.counted_at
+        self.counted_at = now
+        return ended
+
+    def take(self) -> tuple[int, float]:
+        """Return how many operations were counted since the last time, and the seconds that they took."""
+        taken = self.count, self.seconds
+        self.count, self.seconds = 0, 0.0
+        return taken
 
 
 @dataclass(slots=True)
@@ -42,15 +67,12 @@ class Slice:
     lot: Lot | None = None  # the one being performed
     route: Route | None = None  # of the last handler that was called directly
     begun_at: float = 0.0  # when it was called, or when another lot began
-    ended: int = 0  # operations that have got verdicts since `counted_at`
-    counted_at: float = 0.0
-    count: int = 0  # operations that had got verdicts until then and are not reported yet
-    seconds: float = 0.0  # that these took
+    tally: Tally = field(default_factory=Tally)
 
     def begin(self, now: float) -> None:
         """Begin a slice in which lots may start."""
         self.worker.has_waited = False
-        self.counted_at = now
+        self.tally.counted_at = now
         self.ends_at = now + SLICE_SECONDS
 
     def is_over(self, now: float) -> bool:
