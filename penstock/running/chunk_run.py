@@ -173,7 +173,7 @@ class ChunkRun:
 
     async def _work(self, slice_: Slice) -> None:
         worker = slice_.worker
-        while self._pending and not worker.is_marked:
+        while self._pending and not slice_.is_marked:
             slice_.slots = slots = self._slots  # another priority may replace it before this worker releases its slot
             try:
                 await self._take_slot(worker)
@@ -250,7 +250,7 @@ class ChunkRun:
             self._performer.end_slice()  # first, so that whoever hears of the ended ones finds their time
             self._report_before_lot(slice_)
             self._report_took(slice_)
-        return bool(self._pending) and not worker.is_marked
+        return bool(self._pending) and not slice_.is_marked
 
     def _report_before_lot(self, slice_: Slice) -> None:
         """Report what has ended before the lot that is being performed, which may wait for long, or never end."""
@@ -264,7 +264,7 @@ class ChunkRun:
         """Begin another slice after a handler that has waited, unless the worker must release its slot first."""
         self._count(slice_, now)
         self._report_took(slice_)
-        if slice_.worker.is_marked or not slice_.pending:
+        if slice_.is_marked or not slice_.pending:
             return False
         if now >= slice_.keeps_until and slice_.slots is not None and slice_.slots.are_wanted:
             return False

@@ -32,7 +32,6 @@ class Worker:
     task: AnyTask = field(init=False)  # set before the task runs
     overdue: Callable[["Worker"], None] = lambda _: None  # called if a handler does not end after its time limit
     has_waited: bool = False  # True if a handler has waited, so that the event loop could run other tasks
-    is_marked: bool = False  # True if a handler has changed a context variable, which the next one would see
     is_left: bool = False  # True if it was left behind: nobody waits for its attempt any more
     is_profiled: bool = False  # True if a profiler must see what a handler awaits first
 

@@ -78,13 +78,14 @@ class Slice:
     def is_over(self, now: float) -> bool:
         """Return True if the worker must not perform another lot in this slice. `now` is the time after the last one.
 
-        Note on the worker whether a handler has left a mark.
-
         What allows a start changes in other tasks, which do not run meanwhile, and by what a handler itself does.
         """
-        worker = self.worker
-        worker.is_marked = _is_marked(self.unmarked)
-        return now >= self.ends_at or worker.is_marked or worker.has_waited or self.stop.has_come
+        return now >= self.ends_at or self.worker.has_waited or self.stop.has_come or _is_marked(self.unmarked)
+
+    @property
+    def is_marked(self) -> bool:
+        """Return True if a handler has left a mark. Only the worker itself may ask."""
+        return _is_marked(self.unmarked)
 
 
 def _is_marked(unmarked: contextvars.Context) -> bool:
