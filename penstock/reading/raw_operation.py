@@ -221,7 +221,7 @@ def read_raw_line(line: bytes, most_elements: int, *, is_usual: bool = False) ->
     body = operation.body
     if not _is_fit(body):
         return None
-    if _may_have_spaces(body):
+    if _may_have_spaces(body, line):
         operation.body = Raw(msgspec.json.format(body, indent=-1))
     return operation
 
@@ -248,6 +248,9 @@ def _is_utf_8(content: bytes | bytearray) -> bool:
     return True
 
 
-def _may_have_spaces(body: Raw) -> bool:
-    """Return True if there may be spaces between the parts of a body. A short one may keep some, which cost little."""
-    return len(body) > _LONG_BODY_BYTES or _encode(body).find(b'": ', 0, _FIRST_BYTES) >= 0
+def _may_have_spaces(body: Raw, line: bytes) -> bool:
+    """Return True if there may be spaces between the parts of the body of a line.
+
+    A short one may keep some, which cost little.
+    """
+    return len(body) > _LONG_BODY_BYTES or (b'": ' in line and _encode(body).find(b'": ', 0, _FIRST_BYTES) >= 0)

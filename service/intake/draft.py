@@ -164,10 +164,10 @@ class Draft:
             if read.references or len(read.body) > LARGE_BODY_BYTES:  # which would be in memory twice
                 self._encode_added(len(read.references) * MOST_VALUE_BYTES)
 
-    def add_usual(self, documents: Sequence[Any]) -> bool:
+    def add_usual(self, documents: Sequence[Any], lines: Sequence[int] = ()) -> bool:
         """Add the next operations of a large batch at once, in a third of the time of `add`.
 
-        Return False if each must be added by itself.
+        `lines` are their lines, if the request is a stream. Return False if each must be added by itself.
         """
         if not self._was_large or self.flaws.count or self._links.is_used:
             return False
@@ -179,6 +179,7 @@ class Draft:
         self._fields += zip(indexes, ids, read.methods, read.paths, map(Raw, read.bodies), strict=True)
         self._handlers += [route.name for route in read.routes]
         self.total = indexes.stop
+        self._lines.extend(lines)
         self._next_ids += ids
         self._note_full_line(indexes[-1])
         return True
@@ -421,7 +422,7 @@ class Draft:
 
     def _note_full_line(self, index: int) -> None:
         """Note the last ids, up to that of operation `index`, and encode the operations, once there are enough."""
-        if len(self._next_ids) >= IDS_IN_LINE:
+        if len(self._next_ids) >= IDS_IN_LINE or self.total >= self._check_ids_at:
             self._note_ids()
             self._encode_added()
             if self.total >= self._check_ids_at:

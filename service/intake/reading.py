@@ -6,6 +6,7 @@ import time
 from codecs import BOM_UTF8
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, TypeVar
 
 from aiohttp import web
@@ -23,7 +24,7 @@ from penstock.reading.forms import NO_LINKS
 from penstock.reading.json_line import parse_line
 from penstock.reading.line_source import LineLimits, LineSource, limits_of_lines
 from penstock.reading.lines import Lines
-from penstock.reading.raw_operation import RawDocuments, RawLines, read_raw_line
+from penstock.reading.raw_operation import RawDocuments, RawLines, RawOperation, read_raw_line, to_columns
 from penstock.running.collector import LARGE_BYTES, spare_json
 from penstock.service.content import (
     JSON,
@@ -147,13 +148,13 @@ async def _take_turns(request: web.Request, size: int) -> None:
 
 async def _read_stream(request: web.Request, draft: Draft) -> Read:
     options = read_options(without_upload(request.query), draft.flaws)
-    return await read_lines(request, draft, options, _lines_of(request), add=_add_line)
+    return await read_lines(request, draft, options, _lines_of(request), add=_add_lines)
 
 
 async def read_stored(request: web.Request, draft: Draft, options: BatchOptions, file: UploadBody, kind: str) -> Read:
     """Read the operations of a file that this program has stored. `kind` is as for `read_lines`."""
     async with within(STREAM_SECONDS):
-        return await read_lines(request, draft, options, _lines_of(request), kind, add=_add_line, file=file)
+        return await read_lines(request, draft, options, _lines_of(request), kind, add=_add_lines, file=file)
 
 
 def _lines_of(request: web.Request) -> RawLines:
@@ -172,10 +173,10 @@ async def read_lines(
     lines: LineSource[L],
     kind: str = "",
     *,
-    add: Callable[[Draft, int, L, Settings], None],
+    add: Callable[[Draft, Sequence[tuple[int, L]], Settings], None],
     file: UploadBody | None = None,
 ) -> Read:
-    """Read the lines of a body, an upload, or a given file into the draft with `add`.
+    """Read the lines of a body, an upload, or a given file into the draft. `add` gets some of them at a time.
 
     `kind` tells apart two requests with the same body.
     """
@@ -190,15 +191,15 @@ async def read_lines(
         if draft.is_large:
             await draft.plan_added(body.share)
         fingerprint.update(piece)
-        for number, line in lines.feed(piece):
-            add(draft, number, line, settings)
-            if draft.total % OPERATIONS_IN_TURN == 0:
+        following = lines.feed(piece)
+        while some := list(islice(following, OPERATIONS_IN_TURN)):
+            add(draft, some, settings)
+            if len(some) == OPERATIONS_IN_TURN:
                 await request.app[TURNS].next()
         if body.decompressed_bytes > settings.max_body_bytes:
             draft.grow_large()
         _check_proportion(body, draft.total)
-    for number, line in lines.end():
-        add(draft, number, line, settings)
+    add(draft, list(lines.end()), settings)
     if draft.has_links and body.is_validated_later:
         draft.flaws.add(ENVELOPE, Flaw("/operations", NO_LINKS))
     if draft.total == 0:
@@ -234,6 +235,24 @@ def _check_total(draft: Draft, settings: Settings) -> None:
     most = settings.max_stream_operations
     if draft.total == most:
         raise LimitPassed(f"The batch has more than {most:,} operations.", limit={"maxOperations": most})
+
+
+def _add_lines(draft: Draft, lines: Sequence[tuple[int, tuple[bytes, bool]]], settings: Settings) -> None:
+    """Add the operations of some lines. With each line comes what `RawLines` knows about it."""
+    has_room = draft.total + len(lines) <= settings.max_stream_operations
+    if has_room and draft.is_large and draft.flaws.count == 0:
+        operations = _read_usual([checked_line for _, checked_line in lines], settings.most_elements)
+        if draft.add_usual(operations, [number for number, _ in lines]):
+            return
+    for number, checked_line in lines:
+        _add_line(draft, number, checked_line, settings)
+
+
+def _read_usual(lines: Sequence[tuple[bytes, bool]], most_elements: int) -> list[RawOperation | None]:
+    """Return the operations of lines, or none if the first one is unusual: then the others often are, too."""
+    operations = (read_raw_line(line, most_elements, is_usual=is_usual) for line, is_usual in lines)
+    first = next(operations, None)
+    return [] if to_columns([first]) is None else [first, *operations]
 
 
 def _add_line(draft: Draft, number: int, checked_line: tuple[bytes, bool], settings: Settings) -> None:

@@ -10,6 +10,7 @@
 Without a method and a path, every line of NDJSON is a whole operation.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -68,21 +69,22 @@ async def _read_rows(request: web.Request, draft: Draft, template: Template) -> 
         draft.accept_invalid()
     kind = repr((template, form, draft.accepts_invalid))
     if request.content_type == NDJSON:
-        read = await read_lines(request, draft, options, Lines(**limits), kind, add=partial(_add_body, template))
+        read = await read_lines(request, draft, options, Lines(**limits), kind, add=partial(_add_bodies, template))
         return replace(read, layout=Layout(template))
     lines = CsvLines(**limits, delimiter=form.delimiter, charset=form.charset)
-    read = await read_lines(request, draft, options, Rows(lines, template), kind, add=partial(_add_row, template))
+    read = await read_lines(request, draft, options, Rows(lines, template), kind, add=partial(_add_rows, template))
     return replace(read, layout=Layout(template, lines.columns or (), lines.delimiter, lines.needs_mark))
 
 
-def _add_row(template: Template, draft: Draft, number: int, row: Row, settings: Settings) -> None:
-    operation = template.operation_of_row(row)
-    add_operation(draft, number, operation, settings, elements=len(row.cells))
+def _add_rows(template: Template, draft: Draft, rows: Sequence[tuple[int, Row]], settings: Settings) -> None:
+    for number, row in rows:
+        add_operation(draft, number, template.operation_of_row(row), settings, elements=len(row.cells))
 
 
-def _add_body(template: Template, draft: Draft, number: int, line: bytes, settings: Settings) -> None:
-    operation = operation_of_body(template, number, line, settings.most_elements)
-    add_operation(draft, number, operation, settings, elements=separators(line))
+def _add_bodies(template: Template, draft: Draft, lines: Sequence[tuple[int, bytes]], settings: Settings) -> None:
+    for number, line in lines:
+        operation = operation_of_body(template, number, line, settings.most_elements)
+        add_operation(draft, number, operation, settings, elements=separators(line))
 
 
 def read_template(request: web.Request) -> Template | None:

@@ -21,7 +21,7 @@ from typing_extensions import TypedDict
 
 from penstock import Operations
 from penstock.documents.validation import MOST_BYTES
-from penstock.errors import Misconfigured, PenstockError
+from penstock.errors import InvalidRequest, Misconfigured, PenstockError
 from penstock.message import _read, decode_chunk, encode_parts, join_message
 from penstock.reading import operation_reader, raw_operation
 from penstock.reading.operation_request import OperationRequest
@@ -383,9 +383,10 @@ LARGE = st.lists(st.one_of(*[USUAL] * 9, ANY), min_size=1, max_size=12)
 def assert_large_makes_no_difference(texts: list[str]) -> None:
     """Compare a batch that is large before these operations, so that the usual ones of them are added together."""
     texts = [operation("/any", "1")] * 4 + texts
-    document = f'{{"operations":[{",".join(texts)}]}}'
-    with mock.patch.object(reading, "ADDED_AT_ONCE", 3):
+    document, lines = f'{{"operations":[{",".join(texts)}]}}', "\n".join(texts)
+    with mock.patch.multiple(reading, ADDED_AT_ONCE=3, OPERATIONS_IN_TURN=3):
         assert_makes_no_difference(document.encode(), JSON)
+        assert_makes_no_difference(lines.encode(), NDJSON)
 
 
 @settings(derandomize=True, max_examples=12)
@@ -532,6 +533,25 @@ def test_columns_have_what_each_operation_has() -> None:
     assert columns.bodies == [one.content for one in usual]
     assert columns.paths == ["/0", "/1", "/2", "/3"]
     assert (columns.ids, columns.methods) == ([None] * 4, ["POST"] * 4)
+
+
+@pytest.mark.parametrize("text", UNUSUAL.values(), ids=UNUSUAL.keys())
+def test_lines_behind_an_unusual_one_are_not_read_at_once(text: str) -> None:
+    usual = (USUAL_TEXT.encode(), True)
+    assert len(reading._read_usual([usual] * 2, 10**6)) == 2
+    is_usual_here = "/api/" in text  # only the draft knows whether it is the first forward
+    assert bool(reading._read_usual([(text.encode(), True), usual], 10**6)) == is_usual_here
+
+
+async def test_errors_in_lines_that_were_added_at_once_name_their_lines() -> None:
+    with large_draft(0) as draft:
+        line = USUAL_TEXT.replace("{", '{"id":"a",', 1).encode()
+        for number in range(1, 5):
+            reading._add_lines(draft, [(number, (USUAL_TEXT.encode(), True))], SMALL)
+        reading._add_lines(draft, [(7, (line, True)), (9, (line, True))], SMALL)
+        with pytest.raises(InvalidRequest) as caught:
+            await draft.check()
+    assert [(flaw.pointer, flaw.line) for flaw in caught.value.flaws] == [("/operations/5/id", 9)]
 
 
 def test_operations_behind_an_invalid_one_are_added_one_by_one() -> None:
