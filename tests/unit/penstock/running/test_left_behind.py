@@ -8,17 +8,21 @@ from typing import Any
 
 import pytest
 
-from penstock import Context, Operations
+from penstock import Context, Operations, Reject
 from penstock.chunk import Chunk, Operation
+from penstock.clock import SystemClock
 from penstock.errors import HandlersStuck
+from penstock.limit import Limit
 from penstock.metrics.meter import Meter
-from penstock.outcome import TryAgain, Verdict, as_outcome
+from penstock.outcome import TryAgain, Verdict, Verdicts, as_outcome
 from penstock.running import left_behind
 from penstock.running.left_behind import TimeLimits, Worker
+from penstock.running.limit_gate import LimitGate
+from penstock.running.limit_gates import LimitGates
 from penstock.running.runner import Runner
 from penstock.running.source import Source
 from penstock.running.stop import Stop
-from penstock.testing import FakeClock
+from penstock.testing import FakeClock, MemoryStore
 from tests.support.waiting import UNIT_SECONDS, eventually
 
 SOURCE = Source("01J", "01J")
@@ -204,6 +208,62 @@ async def test_worker_that_was_left_behind_performs_nothing_else(gate: Gate) -> 
     may_end.set()
     assert statuses(await running) == [504, 200, 200, 200, 200]
     assert here == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize("error", [Reject(409, "Late."), RuntimeError("late"), SystemExit("late")], ids=repr)
+async def test_what_a_handler_left_behind_raises_does_not_count(gate: Gate, error: BaseException) -> None:
+    operations, may_end, meter = toys(gate), asyncio.Event(), Meter()
+
+    @operations.post("/raise", timeout_seconds=SHORT)
+    async def raise_late() -> None:
+        await gate.wait_stubbornly()
+        raise error
+
+    @operations.post("/hold")
+    async def hold() -> None:
+        await may_end.wait()
+
+    runner = Runner(operations, 2, meter=meter)
+    running = asyncio.create_task(run_chunk(runner, "/raise", "/hold"))
+    await until(lambda: bool(runner._left._tasks))
+    gate.opened.set()
+    await until(lambda: not runner._left._tasks)
+    may_end.set()
+    assert statuses(await running) == [504, 200]
+    assert meter.take().handlers["POST /raise"].count == 1
+
+
+async def test_what_a_handler_returns_after_its_chunk_was_cut_off_does_not_count(gate: Gate) -> None:
+    meter, stop = Meter(), Stop()
+    runner = Runner(toys(gate), 2, meter=meter)
+    running = asyncio.create_task(runner.run_chunk(make_chunk("/long"), SOURCE, stop, lambda _: None))
+    await until(lambda: gate.here == 1)
+    stop.cut_off()
+    verdicts = await running
+    gate.opened.set()
+    await until(lambda: not runner._left._tasks)
+    assert verdicts == {}
+    assert "POST /long" not in meter.take().handlers
+
+
+async def test_end_of_a_handler_left_behind_is_not_noted_at_the_gate_of_its_limit(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted: list[Verdicts] = []
+    monkeypatch.setattr(LimitGate, "note", lambda _gate, verdicts, _started_at: noted.append(verdicts))
+    operations = Operations[Any](limits={"upstream": Limit(rate=100)})
+
+    @operations.post("/stuck", timeout_seconds=SHORT, limit="upstream")
+    async def stuck() -> None:
+        await gate.wait_stubbornly()
+
+    gates = LimitGates(operations.limits, lambda name, limit: LimitGate(name, limit, MemoryStore(), SystemClock()))
+    runner = Runner(operations, 1, limits=gates)
+    assert statuses(await run_chunk(runner, "/stuck")) == [504]
+    gate.opened.set()
+    await until(lambda: not runner._left._tasks)
+    assert noted == [{}]
+    await runner.close()
 
 
 async def test_handler_left_behind_keeps_its_slot_until_it_ends(gate: Gate) -> None:

@@ -287,3 +287,30 @@ async def test_handler_that_is_left_behind_reserves_nothing(monkeypatch: pytest.
         await runner.run_chunk(chunk, SOURCE, Stop(), lambda _: None, results=results)
         assert runner.result_memory.used == 0
     may_end.set()
+
+
+async def test_short_result_is_learned_from_if_another_was_long_while_its_handler_waited() -> None:
+    operations: Operations[Any] = Operations()
+    is_waiting, may_end = asyncio.Event(), asyncio.Event()
+
+    @operations.post("/act")
+    async def act(body: str) -> str:
+        if body == "wait":
+            is_waiting.set()
+            await may_end.wait()
+        return "x" * 3 * SIZE if body == "long" else ""
+
+    runner = Runner(operations, 2)
+
+    async def run(*names: str) -> None:
+        run = tuple(Operation(index, str(index), "POST", "/act", name) for index, name in enumerate(names))
+        with runner.result_memory.for_chunk() as results:
+            await runner.run_chunk(Chunk("b", "0", 1, run), SOURCE, Stop(), lambda _: None, results=results)
+
+    waiting = asyncio.create_task(run("short", "short", "wait"))
+    await is_waiting.wait()
+    await run("long")
+    after_long = runner.result_memory._estimates["POST /act"]
+    may_end.set()
+    await waiting
+    assert 0 < runner.result_memory._estimates["POST /act"] < after_long
