@@ -181,7 +181,8 @@ class Draft:
         self.total = indexes.stop
         self._lines.extend(lines)
         self._next_ids += ids
-        self._note_full_line(indexes[-1])
+        if len(self._next_ids) >= IDS_IN_LINE or self.total >= self._check_ids_at:
+            self._end_line()
         return True
 
     def _add_invalid(self, document: Any, line: int | None, flaws: Iterable[Flaw]) -> None:
@@ -417,16 +418,16 @@ class Draft:
             self._lines.append(line)
         if self._links.is_used:
             self._links.note(index, operation_id)
-        self._note_full_line(index)
+        if len(self._next_ids) >= IDS_IN_LINE or self.total >= self._check_ids_at:
+            self._end_line()
         return operation_id
 
-    def _note_full_line(self, index: int) -> None:
-        """Note the last ids, up to that of operation `index`, and encode the operations, once there are enough."""
-        if len(self._next_ids) >= IDS_IN_LINE or self.total >= self._check_ids_at:
-            self._note_ids()
-            self._encode_added()
-            if self.total >= self._check_ids_at:
-                self._check_ids(index)
+    def _end_line(self) -> None:
+        """Note the ids of the operations that were added last, and encode these operations."""
+        self._note_ids()
+        self._encode_added()
+        if self.total >= self._check_ids_at:
+            self._check_ids(self.total - 1)
 
     def _note_ids(self) -> None:
         self.ids.extend(self._next_ids)

@@ -34,7 +34,7 @@ class Ids:
     """
 
     def __init__(self) -> None:
-        self._has_own = False  # among those that are written
+        self.has_own = False  # True if the client gave at least one id that is not the index of its operation
         self._written = 0  # ids
         self._undivided = array("q")  # those that are not in a part yet
         self._parts = [array("q") for _ in range(PARTS)]
@@ -44,20 +44,19 @@ class Ids:
 
     def add(self, operation_id: str) -> None:
         """Add the id of the next operation. An operation without one has its index as its id."""
+        self.has_own = self.has_own or operation_id != str(self._written + len(self._line))
         self._line.append(operation_id)
         if len(self._line) >= IDS_IN_LINE:
             self._write_line()
 
     def extend(self, ids: Sequence[str]) -> None:
         """Add the ids of the next operations. This takes less time than to add them one by one."""
+        if not self.has_own:
+            first = self._written + len(self._line)
+            self.has_own = list(ids) != list(map(str, range(first, first + len(ids))))
         self._line.extend(ids)
         if len(self._line) >= IDS_IN_LINE:
             self._write_line()
-
-    @property
-    def has_own(self) -> bool:
-        """Return True if the client gave at least one id that is not the index of its operation."""
-        return self._has_own or self._line_has_own
 
     def recent(self, most: int) -> list[str]:
         """Return the ids of the last operations, up to `most` of them, which is at most IDS_IN_LINE."""
@@ -70,7 +69,7 @@ class Ids:
     async def duplicates(self, most: int) -> tuple[int, list[Duplicate]]:
         """Return how many operations have the id of an earlier operation, and up to `most` of these."""
         self._write_line()
-        count, suspects = await self._suspects(most) if self._has_own else (0, set[int]())
+        count, suspects = await self._suspects(most) if self.has_own else (0, set[int]())
         named: list[Duplicate] = []
         if suspects:
             async for one in self._find(suspects):
@@ -82,7 +81,7 @@ class Ids:
     def count_repeated(self) -> int:
         """Return how many operations have the id of an earlier operation. This takes no longer than a set of all."""
         self._write_line()
-        return sum(map(_count_repeated, self._filled_parts)) if self._has_own else 0
+        return sum(map(_count_repeated, self._filled_parts)) if self.has_own else 0
 
     def close(self) -> None:
         self._spool.close()
@@ -115,11 +114,6 @@ class Ids:
                 index += 1
             await asyncio.sleep(0)
 
-    @property
-    def _line_has_own(self) -> bool:
-        indexes = range(self._written, self._written + len(self._line))
-        return self._line != list(map(str, indexes))
-
     def _lines(self) -> Iterator[list[str]]:
         self._write_line()
         for line in self._spool:
@@ -128,10 +122,9 @@ class Ids:
     def _write_line(self) -> None:
         if not self._line:
             return
-        self._has_own = self.has_own
         self._written += len(self._line)
         self._undivided.extend(map(hash, self._line))
-        if self._has_own and self._written > MOST_UNDIVIDED:
+        if self.has_own and self._written > MOST_UNDIVIDED:
             self._divide()
         self._spool.write(to_json(self._line))
         self._before = self.recent(IDS_IN_LINE)
