@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from penstock import Operations
 from penstock.message import decode_chunk
 from penstock.service.handler_times import FRESH_SECONDS, STALE_SECONDS, HandlerTimes
 from penstock.service.intake.draft import Draft
+from penstock.service.intake.submit import LARGE_BODY_BYTES
 from penstock.settings import Settings
 from penstock.testing import FakeClock, MemoryParts, memory_parts
 from tests.support.builders import NOW
@@ -137,6 +139,27 @@ async def test_times_are_read_as_soon_as_a_batch_is_known_to_be_large() -> None:
         assert times._refreshing is not None
         await times._refreshing
         assert "POST /quick" in await times.read()
+
+
+async def test_times_are_read_while_the_body_of_a_large_batch_arrives(serve: Serve) -> None:
+    is_asked = asyncio.Event()
+
+    def watch(call: str, moment: Moment) -> None:
+        if (call, moment) == ("store.read_handler_seconds", "before"):
+            is_asked.set()
+
+    service = await serve(operations, parts=await measured(), watch=watch, **DEFAULTS)
+    content = json.dumps({"operations": [{**ask("/quick")[0], "body": "-" * 50}] * 1_000}).encode()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield content[:1_000]
+        async with asyncio.timeout(10):
+            await is_asked.wait()
+        yield content[1_000:]
+
+    headers = {"Content-Type": "application/json", "Content-Length": str(len(content))}
+    answer = await service.ask("POST", "/batch", data=body(), headers=headers)
+    assert (answer.status, len(content) >= LARGE_BODY_BYTES) == (202, True)
 
 
 async def test_request_that_is_cancelled_does_not_cancel_the_read_for_others() -> None:
