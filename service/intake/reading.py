@@ -5,7 +5,7 @@ import re
 import time
 from codecs import BOM_UTF8
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -115,30 +115,47 @@ def _parse_batch(content: bytearray) -> Any:
 
 async def add_operations(request: web.Request, draft: Draft, operations: list[Any], size: int) -> None:
     """Add the operations of a JSON document of so many bytes to the draft. Other requests run meanwhile."""
+    adding = _Adding(operations, draft)
     while draft.total < len(operations):
-        _add_some(operations, draft)
+        adding.add_some()
         if draft.total < len(operations):
             await request.app[TURNS].next()
     await _take_turns(request, size)
 
 
-def _add_some(operations: Sequence[Any], draft: Draft) -> None:
-    """Add the next of these operations for a few milliseconds, at least one."""
-    until = time.monotonic() + STEP_SECONDS
-    with spare_json():
-        while following := operations[draft.total : draft.total + ADDED_AT_ONCE]:
-            if not draft.add_usual(following):
-                _add_each(following, draft, until)
-            if time.monotonic() >= until:
-                return
+@dataclass(slots=True)
+class _Adding:
+    """Adds the operations of a JSON document to a draft: usual ones at once, and others one by one.
 
+    What the draft has refused to add at once is added one by one to its end, even if that takes several turns.
+    Otherwise the validators of the application would run again and again for the same operations. If they are slow,
+    fewer operations are added at once.
+    """
 
-def _add_each(documents: Sequence[Any], draft: Draft, until: float) -> None:
-    """Add operations one by one until this time, at least one."""
-    for document in documents:
-        draft.add(document)
-        if time.monotonic() >= until:
-            return
+    operations: Sequence[Any]
+    draft: Draft
+    at_once: int = field(default_factory=lambda: ADDED_AT_ONCE)
+    refused_until: int = 0  # the index up to which operations are added one by one
+
+    def add_some(self) -> None:
+        """Add the next operations for a few milliseconds, at least one."""
+        until = time.monotonic() + STEP_SECONDS
+        with spare_json():
+            while self.draft.total < len(self.operations):
+                if self.draft.total < self.refused_until or not self._add_usual():
+                    self.draft.add(self.operations[self.draft.total])
+                if time.monotonic() >= until:
+                    return
+
+    def _add_usual(self) -> bool:
+        """Add several operations at once. Return False if the draft refuses that."""
+        first, began = self.draft.total, time.monotonic()
+        is_added = self.draft.add_usual(self.operations[first : first + self.at_once])
+        if not is_added:
+            self.refused_until = first + self.at_once
+        elif time.monotonic() > began + STEP_SECONDS:
+            self.at_once = max(1, self.at_once // 2)
+        return is_added
 
 
 async def _take_turns(request: web.Request, size: int) -> None:

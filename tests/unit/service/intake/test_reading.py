@@ -4,11 +4,12 @@ import asyncio
 import gzip
 import json
 import random
-from collections.abc import AsyncIterator, Callable, Iterable
-from typing import Any, Literal
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from typing import Annotated, Any, Literal
 
 import pytest
-from pydantic import BaseModel, Field, field_validator
+from pydantic import AfterValidator, BaseModel, Field, field_validator
 
 from penstock import Operations, zstd
 from penstock.message import decode_chunk
@@ -573,6 +574,48 @@ async def test_operations_of_a_document_are_added_in_steps(
     answer = await service.post([{"method": "POST", "path": "/anything", "body": number} for number in range(20)])
     assert [result["result"] for result in answer.body["results"]] == list(range(20))
     assert len(taken) == turns
+
+
+@pytest.mark.parametrize("place", [0, 149, 199])
+async def test_validators_run_twice_at_most_for_operations_near_an_invalid_one(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, place: int
+) -> None:
+    """Each operation takes a turn, so operations that cannot be added at once are added in many turns."""
+    seen, taking = Counter[int](), Operations()
+
+    def note(number: int) -> int:
+        seen[number] += 1
+        assert number != place
+        return number
+
+    @taking.post("/noted")
+    async def noted(body: Annotated[int, AfterValidator(note)]) -> None: ...
+
+    monkeypatch.setattr(reading, "STEP_SECONDS", 0.0)
+    service = await serve(taking, sync_max_operations=0)
+    answer = await service.post([{"method": "POST", "path": "/noted", "body": number} for number in range(200)])
+    assert_problem(answer, 422)
+    assert max(times for number, times in seen.items() if number != place) <= 2
+    assert seen[place] <= 3  # once more for its errors
+    assert seen.total() <= 200 + reading.ADDED_AT_ONCE
+
+
+async def test_fewer_operations_are_added_at_once_if_that_takes_long(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    added: list[int] = []
+    add = Draft.add_usual
+
+    def note(draft: Draft, documents: Sequence[Any], lines: Sequence[int] = ()) -> bool:
+        is_added = add(draft, documents, lines)
+        added.extend([len(documents)] * is_added)
+        return is_added
+
+    monkeypatch.setattr(reading, "STEP_SECONDS", 0.0)
+    monkeypatch.setattr(Draft, "add_usual", note)
+    service = await serve(operations, sync_max_operations=0)
+    await service.post([{"method": "POST", "path": "/anything", "body": {"n": number}} for number in range(200)])
+    assert added[:5] == [50, 25, 12, 6, 3]
 
 
 async def test_operations_are_not_kept_while_a_line_is_parsed_that_makes_them_too_many_elements(
