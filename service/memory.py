@@ -27,6 +27,11 @@ class Memory:
     def is_available(self, size: int) -> bool:
         return self.used_bytes + size <= self.most_bytes
 
+    @property
+    def is_half_free(self) -> bool:
+        """Return True if what only saves time may take some. It leaves the other half of the memory for requests."""
+        return 2 * self.used_bytes < self.most_bytes
+
     def share(self) -> "Share":
         return Share(self)
 

@@ -17,8 +17,8 @@ T = TypeVar("T")
 class ReadAhead(Generic[T]):
     """Yields the items of a generator, which is read on while the caller uses an item.
 
-    Up to AHEAD_BYTES wait for the caller, and one item more. If requests and answers take all memory, a single item
-    waits. Use it in `async with`: at its end the generator is closed.
+    Up to AHEAD_BYTES wait for the caller, and one item more. If requests and answers take half of the memory, a single
+    item waits. So each item needs a size above 0. Use it in `async with`: at its end the generator is closed.
     """
 
     def __init__(self, items: AsyncGenerator[T], size_of: Callable[[T], int], memory: Memory) -> None:
@@ -39,9 +39,11 @@ class ReadAhead(Generic[T]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._reading.cancel()
-        await asyncio.gather(self._reading, return_exceptions=True)
-        await self._items.aclose()
-        self._share.take(0)
+        try:
+            await asyncio.gather(self._reading, return_exceptions=True)
+        finally:  # a client that leaves may cancel this, too; `gather` waits for the end of the reading in any case
+            self._share.take(0)
+            await self._items.aclose()
 
     def __aiter__(self) -> Self:
         return self
@@ -67,7 +69,7 @@ class ReadAhead(Generic[T]):
 
     @property
     def _has_room(self) -> bool:
-        return self._bytes < AHEAD_BYTES and self._memory.is_available(0)
+        return self._bytes < AHEAD_BYTES and self._memory.is_half_free
 
     def _take(self, size: int) -> None:
         self._bytes += size

@@ -38,6 +38,8 @@ from penstock.store import Group
 _PARAMETERS = ("status", "limit", "cursor", "format")
 _FORMATS = {"ndjson": NDJSON, "json": JSON, "csv": CSV}
 PAGE_OUTCOMES = 1_000
+RECORD_BYTES = 1024  # a record in memory takes less than this, besides its content
+GROUP_BYTES = MIB // 16  # a group usually takes less, but costs two calls: at most 16 groups are read ahead
 PAGE_BYTES = 4 * MIB  # a page is in memory as a whole, and ends after the first outcome that reaches this size
 
 
@@ -223,7 +225,7 @@ class _Found:
 
 
 def _size(found: _Found) -> int:
-    return 0 if found.record is None else len(found.record.content)
+    return GROUP_BYTES if found.record is None else RECORD_BYTES + len(found.record.content)
 
 
 async def _records_of_group(first: _Found, following: AsyncIterator[_Found]) -> AsyncIterator[EncodedRecord]:

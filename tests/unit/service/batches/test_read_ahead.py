@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack
 
 import pytest
 
 from penstock.service.batches.read_ahead import AHEAD_BYTES, ReadAhead
 from penstock.service.memory import Memory
+from penstock.settings import MIB
 
 
 class Source:
@@ -66,14 +68,25 @@ async def test_a_limited_number_of_bytes_waits(size: int, waiting: int) -> None:
     assert memory.used_bytes == 0
 
 
-async def test_one_item_waits_if_all_memory_is_used() -> None:
-    source, memory = Source(), Memory(5)
+async def test_one_item_waits_if_half_of_the_memory_is_used() -> None:
+    source, memory = Source(), Memory(10)
     with memory.share() as others:
         others.take(5)
         async with source.ahead(1, memory) as ahead:
             await let_it_read()
             assert source.read == 1
             assert [number async for number in ahead] == list(range(100))
+
+
+async def test_many_downloads_leave_memory_for_requests() -> None:
+    memory, size = Memory(64 * MIB), 10_000
+    async with AsyncExitStack() as downloads:
+        for _ in range(200):  # clients that read slowly
+            await downloads.enter_async_context(Source(1_000).ahead(size, memory))
+        await let_it_read()
+        assert memory.used_bytes < 32 * MIB + 200 * size
+        memory.share().grow_to(20 * MIB)
+    assert memory.used_bytes == 20 * MIB
 
 
 async def test_nothing_is_read_after_the_block() -> None:
@@ -86,6 +99,35 @@ async def test_nothing_is_read_after_the_block() -> None:
     read = source.read
     await let_it_read()
     assert source.read == read
+
+
+async def test_a_client_that_leaves_while_the_block_ends_leaves_no_memory_taken() -> None:
+    memory, cancelled, is_closed = Memory(10**9), asyncio.Event(), asyncio.Event()
+
+    async def numbers() -> AsyncGenerator[int]:
+        try:
+            yield 0
+            try:
+                await asyncio.Event().wait()
+            finally:
+                cancelled.set()
+                await asyncio.Event().wait()  # a connection that is closed
+        finally:
+            await asyncio.sleep(0)
+            is_closed.set()
+
+    async def download() -> None:
+        async with ReadAhead(numbers(), lambda _: 1, memory):
+            await let_it_read()
+            assert memory.used_bytes == 1
+
+    task = asyncio.create_task(download())
+    await cancelled.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert memory.used_bytes == 0
+    assert is_closed.is_set()
 
 
 async def test_an_error_comes_after_the_items_before_it() -> None:

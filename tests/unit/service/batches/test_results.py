@@ -410,6 +410,15 @@ async def test_records_of_further_groups_are_read_ahead_only_if_all_are_needed(
     assert await groups_read(recorded.parts, reads_all=reads_all) == groups
 
 
+async def test_few_groups_without_records_are_read_ahead(parts: MemoryParts) -> None:
+    count = 40 * GROUP_CHUNKS
+    batch = build_batch(*plan_groups(list(range(count)), count), chunk_count=count, ending=Ending.CANCELLED)
+    await parts.store.create_batch(batch)
+    for group in range(40):
+        await parts.store.close_group(batch, group, Counts(), Ending.CANCELLED)
+    assert await groups_read(parts, reads_all=True) == list(range(1 + 16))
+
+
 async def test_head_of_results_has_no_body(serve: Serve) -> None:
     service = await serve_recorded(serve, await record(2))
     answer = await service.ask("HEAD", URL)
