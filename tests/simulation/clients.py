@@ -11,12 +11,13 @@ from urllib.parse import urlencode
 from penstock.priority import Priority
 from penstock.testing.http import Answer
 from penstock.webhooks.endpoint import MOST_ENDPOINTS
+from tests.simulation.final_batches import SecondLook
 from tests.simulation.links import DEPENDENCY_FAILED, draw_groups, draw_links, draw_references
 from tests.simulation.mixes import Mix
 from tests.simulation.process import EPOCH
 from tests.simulation.programs import ServiceProgram
-from tests.simulation.promises import ACCEPTED, ANSWERED, FINAL
-from tests.simulation.truth import DRAWN_POISON, MAX_ATTEMPTS, POISON, TOLD, Plan, Submission, Toy, key_given_to
+from tests.simulation.promises import ACCEPTED, ANSWERED
+from tests.simulation.truth import DRAWN_POISON, FINAL, MAX_ATTEMPTS, POISON, TOLD, Plan, Submission, Toy, key_given_to
 from tests.simulation.uploads import FAULTS, FORMS, TEMPLATE, content_of, key_of, upload_id_of
 from tests.simulation.webhooks import CALLBACK_URL
 from tests.simulation.world import World
@@ -86,7 +87,7 @@ class Client:
         self._numbers = itertools.count(1)  # of the requests
 
     async def live(self, submission: Submission, mix: Mix) -> None:
-        """Submit, follow the batches to their ends, and sometimes cancel or retry them."""
+        """Submit, follow the batches to their ends, and sometimes cancel or retry them. Then look at them again."""
         self._world.truth.submissions.append(submission)
         if submission.is_upload:
             self.upload(submission)
@@ -222,43 +223,50 @@ class Client:
         while self._world.loop.time() < PATIENCE_SECONDS:
             await asyncio.sleep(interval * self._chance.random())
             interval *= 1.3
-            status = await self._status(batch_id)
+            status = await self.status(batch_id, completed)
             if status is None:
                 continue
-            self._check_status(status, completed)
             completed = status["completed"]
             if mix.steers:
                 interval = min(interval, LOOKS_AGAIN_SECONDS)
                 steers -= await self._steer(submission, status, steers, mix)
             if status["status"] in FINAL:
+                await self._go_on(submission, batch_id, mix)
                 break
             if self._chance.random() < 0.1:
                 await self.results(batch_id)
             if cancels and self._chance.random() < 0.3:
                 submission.is_cancelled = True
                 await self.ask("POST", f"/batch/{batch_id}/cancel")
+
+    async def _go_on(self, submission: Submission, batch_id: str, mix: Mix) -> None:
+        """Look again at a batch that was told as final a moment ago, and sometimes retry it at the same time."""
+        look = SecondLook(self, self._world.promises, submission, batch_id, has_bucket=mix.has_bucket)
         if self._chance.random() < mix.retries:
-            await self._retry(batch_id, len(submission.toys))
+            await asyncio.gather(look.take(), self._retry(batch_id, len(submission.toys)))
+        else:
+            await look.take()
 
     async def _retry(self, batch_id: str, operations: int) -> None:
         """Retry all failures, or let two requests choose some of them at the same time. They may choose the same."""
         chance = random.Random(f"retry {batch_id}")
         if chance.random() < 0.5:
-            await self.ask("POST", f"/batch/{batch_id}/retry")
+            await self.retry(batch_id)
             return
         choices = [chance.sample(range(operations), chance.randint(1, operations)) for _ in range(2)]
         await asyncio.gather(*(self.retry(batch_id, indexes) for indexes in choices))
 
-    async def retry(self, batch_id: str, indexes: Sequence[int]) -> None:
-        """Choose operations of a batch, of which some may have failed."""
+    async def retry(self, batch_id: str, indexes: Sequence[int] | None = None) -> None:
+        """Retry all failures of a final batch, or choose operations, of which some may have failed."""
         promises = self._world.promises
-        chosen = promises.retries.failures(batch_id, promises.batches[batch_id], indexes)
-        ids = [f"{self._world.truth.labels[batch_id]}-{index}" for index in indexes]
-        answer = await self.ask("POST", f"/batch/{batch_id}/retry", {"ids": ids})
-        promises.check(
-            answer is None or answer.status in {ACCEPTED, CONFLICT, 503}, 1, f"the retry is answered {answer}"
-        )
-        if answer is not None and answer.status == ACCEPTED:
+        facts, label = promises.batches[batch_id], self._world.truth.labels[batch_id]
+        chosen = promises.retries.failures(batch_id, facts, range(facts.total) if indexes is None else indexes)
+        body = None if indexes is None else {"ids": [f"{label}-{index}" for index in indexes]}
+        answer = await self.ask("POST", f"/batch/{batch_id}/retry", body)
+        if answer is None or answer.status == UNAVAILABLE:
+            return
+        promises.final.on_retry(batch_id, answer, most=len(chosen), is_everything=indexes is None)
+        if answer.status == ACCEPTED:
             promises.retries.chosen |= chosen
 
     async def _steer(self, submission: Submission, status: dict[str, Any], left: int, mix: Mix) -> bool:
@@ -293,13 +301,19 @@ class Client:
         self._world.promises.check(expected, 1, f"the change {changes} of {batch_id} is answered {answer}")
         return answer
 
-    async def _status(self, batch_id: str) -> dict[str, Any] | None:
+    async def status(self, batch_id: str, completed_before: int = 0) -> dict[str, Any] | None:
+        """Return the status of a batch, or None if there is no answer. `completed_before` is what was told before."""
         answer = await self.ask("GET", f"/batch/{batch_id}/status")
         if answer is None or answer.status != ANSWERED:
             self._world.promises.check(answer is None or answer.status == 503, 3, f"the status of {batch_id}: {answer}")
             return None
         body: dict[str, Any] = answer.body
+        self._check_status(body, completed_before)
         return body
+
+    async def status_until_answered(self, batch_id: str) -> None:
+        while await self.status(batch_id) is None:  # noqa: ASYNC110 - virtual time
+            await asyncio.sleep(1)
 
     def _check_status(self, status: dict[str, Any], completed_before: int) -> None:
         ended = sum(status[state] for state in ("succeeded", "failed", "cancelled", "expired"))
@@ -308,6 +322,7 @@ class Client:
         begun = status["status"] != "queued" or status["completed"] < status["total"]
         begun = begun and (status["status"] != "completed" or status["startedAt"] is not None)
         self._world.promises.check(exact and whole and begun, 3, f"the status says {status}, before {completed_before}")
+        self._world.promises.final.on_status(status)
 
 
 def _query(submission: Submission) -> str:

@@ -25,6 +25,7 @@ from penstock.outcome import ChunkRecord, Outcome, OutcomeState
 from penstock.record import decode_record
 from tests.simulation.dynamodb import Key, Table
 from tests.simulation.expressions import Item
+from tests.simulation.final_batches import FinalChecks
 from tests.simulation.follow_ups import FollowUps
 from tests.simulation.large_results import LargeResultChecks
 from tests.simulation.limits import Limits
@@ -34,13 +35,12 @@ from tests.simulation.process import EPOCH
 from tests.simulation.quotas import Quotas
 from tests.simulation.retries import Retries, is_same_letter
 from tests.simulation.sqs import Kept
-from tests.simulation.truth import POISON, Run, Submission, Truth, key_given_to
+from tests.simulation.truth import FINAL, POISON, Run, Submission, Truth, key_given_to
 from tests.simulation.uploads import UploadChecks, is_plan_request
 from tests.simulation.webhooks import WebhookChecks
 
 ANSWERED, ACCEPTED = 200, 202
 UNKNOWN = {None, 504}  # answers after which the batch runs whole or not at all
-FINAL = {"completed", "failed", "cancelled", "expired"}
 NOT_ACCEPTED = {"?", "accepting", "validating", "abandoned"}
 MOVES = {
     "?": {"accepting", "validating", "queued"},
@@ -204,7 +204,8 @@ class Promises:
         self.quotas = Quotas(now, truth, self.check)
         self.limits = Limits(now, truth, self.check)
         self.open = OpenChecks(truth, self.check, self.batches.__getitem__)
-        self.webhooks = WebhookChecks(truth, self.check)
+        self.final = FinalChecks(truth, self.check, self.batches.__getitem__)
+        self.webhooks = WebhookChecks(truth, self.check, on_event=self.final.on_event)
         self.retries = Retries(truth, self.check)
         self.large_results = LargeResultChecks(self.check)
         self.links = LinkChecks(now, truth, self.check)

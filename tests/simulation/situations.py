@@ -14,12 +14,13 @@ from penstock.message import encode_chunk
 from penstock.telemetry import Event
 from tests.simulation.clients import MOST_TRIES
 from tests.simulation.exports import export, export_while_its_front_end_pauses, small_exports
+from tests.simulation.final_batches import SecondLook
 from tests.simulation.network import Fate, Fault
 from tests.simulation.process import Process
 from tests.simulation.programs import Program
 from tests.simulation.promises import ACCEPTED, ANSWERED
 from tests.simulation.stage import Stage, group_chunks
-from tests.simulation.truth import LIMITED, Plan, Submission, Toy
+from tests.simulation.truth import FINAL, LIMITED, Plan, Submission, Toy
 from tests.simulation.webhooks import CALLBACK_URL, SECRET
 from tests.simulation.world import BUCKET, World
 from tests.support.builders import read_settings_once
@@ -269,7 +270,7 @@ async def retry(stage: Stage, submission: Submission) -> None:
     await submit(stage, submission)
     await stage.settle()
     for batch_id in submission.batch_ids:
-        await stage.client.ask("POST", f"/batch/{batch_id}/retry")
+        await stage.client.retry(batch_id)
 
 
 async def retry_some(stage: Stage, submission: Submission) -> None:
@@ -292,6 +293,39 @@ async def retry_in_a_suspect_batch(stage: Stage, submission: Submission) -> None
     await stage.settle()
     for batch_id in submission.batch_ids:
         await stage.client.retry(batch_id, [2])
+
+
+async def look_at_its_end(stage: Stage, submission: Submission) -> None:
+    """Ask for the status again and again. Once the batch is told as final, ask everything else immediately."""
+    await submit(stage, submission)
+    for batch_id in submission.batch_ids:
+        if await _is_told_as_final(stage, batch_id):
+            await _second_look(stage, submission, batch_id).take()
+
+
+async def retry_at_its_end(stage: Stage, submission: Submission) -> None:
+    """Retry a batch as soon as it is told as final, and ask everything else at the same time."""
+    await submit(stage, submission)
+    for batch_id in submission.batch_ids:
+        if await _is_told_as_final(stage, batch_id):
+            await asyncio.gather(stage.client.retry(batch_id), _second_look(stage, submission, batch_id).take())
+
+
+async def _is_told_as_final(stage: Stage, batch_id: str) -> bool:
+    """Wait until the status of a batch is final, for as long as a batch of a situation may take."""
+    pause, give_up_at = 0.001, stage.world.loop.time() + SETTLE_SECONDS
+    while stage.world.loop.time() < give_up_at:
+        status = await stage.client.status(batch_id)
+        if status is not None and status["status"] in FINAL:
+            return True
+        await asyncio.sleep(pause)
+        pause = min(1.2 * pause, 1.0)
+    return False
+
+
+def _second_look(stage: Stage, submission: Submission, batch_id: str) -> SecondLook:
+    has_bucket = stage.settings.bucket is not None
+    return SecondLook(stage.client, stage.world.promises, submission, batch_id, has_bucket=has_bucket)
 
 
 async def redrive(stage: Stage, submission: Submission) -> None:
@@ -586,6 +620,24 @@ SITUATIONS = {
         retry_some,
         Event.BATCH_RETRIED,
         settings={"chunk_operations": 4, "concurrency": 4},
+    ),
+    "looked at when it ends": Situation(
+        toys("/succeed", "/reject", "/succeed", seconds=0),
+        look_at_its_end,
+        settings={"chunk_operations": 3, "min_chunks": 1, "bucket": BUCKET},
+    ),
+    "looked at when it ends, with a limit": Situation(
+        toys("/reject", "/reject", "/succeed", seconds=0),
+        look_at_its_end,
+        settings={"chunk_operations": 3, "min_chunks": 1},
+        asked={"max_failures": 0},
+    ),
+    "retried when it ends": Situation(
+        toys("/recover", "/reject", "/succeed", times=1, seconds=0),
+        retry_at_its_end,
+        Event.BATCH_RETRIED,
+        settings={"chunk_operations": 1},
+        group_chunks=1,
     ),
     "a failure in the middle of a chain": Situation(
         referring(

@@ -14,7 +14,8 @@ from penstock.settings import Settings
 from tests.simulation.clients import Client
 from tests.simulation.process import State
 from tests.simulation.programs import ConsumerProgram, Program, ServiceProgram
-from tests.simulation.promises import FINAL, chunk_of
+from tests.simulation.promises import chunk_of
+from tests.simulation.truth import FINAL
 from tests.simulation.world import World
 
 SETTLE_SECONDS = 4 * 3600.0
@@ -128,6 +129,7 @@ class Stage:
     async def _check_results(self) -> None:
         for batch_id, facts in list(self.world.promises.batches.items()):
             if facts.state in FINAL:
+                await self.client.status_until_answered(batch_id)
                 self.world.promises.check_results(batch_id, await self.client.results(batch_id))
 
     async def _stop(self) -> None:

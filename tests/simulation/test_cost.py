@@ -16,10 +16,9 @@ from penstock.aws.billing import item_bytes
 from penstock.cost import WRITE_UNIT_BYTES, Prices, Units, sum_units
 from penstock.settings import Settings
 from tests.simulation.network import Wire
-from tests.simulation.promises import FINAL
 from tests.simulation.stage import Stage
 from tests.simulation.test_first_batch import CountCalls
-from tests.simulation.truth import Plan, Submission, Toy
+from tests.simulation.truth import FINAL, Plan, Submission, Toy
 from tests.simulation.world import World
 from tests.support.full import full
 

@@ -14,9 +14,8 @@ from penstock.pace import ChunkPace
 from penstock.settings import Settings
 from tests.simulation.network import Fate
 from tests.simulation.process import Process
-from tests.simulation.promises import FINAL
 from tests.simulation.stage import Stage
-from tests.simulation.truth import Plan, Submission, Toy
+from tests.simulation.truth import FINAL, Plan, Submission, Toy
 from tests.simulation.world import World
 from tests.support.full import full
 

@@ -24,6 +24,7 @@ from tests.simulation.network import LOOKED_AT
 from tests.simulation.process import Process
 from tests.simulation.upstream import Crowd, Upstream
 
+FINAL = {"completed", "failed", "cancelled", "expired"}
 TIMEOUT_SECONDS = 8.0
 MAX_ATTEMPTS = 3
 DRAWN_POISON = {"/kill", "/block"}

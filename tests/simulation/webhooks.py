@@ -12,11 +12,10 @@ from penstock.webhooks.event import FinalEvent
 from penstock.webhooks.schedule import Answer
 from tests.simulation.dynamodb import Key, Table
 from tests.simulation.expressions import Item
-from tests.simulation.truth import Truth
+from tests.simulation.truth import FINAL, Truth
 
 SECRET = "the secret of the simulated webhooks"
 CALLBACK_URL = "https://receiver.example/hook"
-FINAL = {"completed", "failed", "cancelled", "expired"}
 DUE = "webhook"
 
 
@@ -49,6 +48,7 @@ class WebhookChecks:
     check: Callable[[bool, int, str], None]
     receiver: Receiver | None = None
     table: Table | None = None
+    on_event: Callable[[dict[str, Any]], None] = lambda _data: None  # what an event tells of its batch
     events: defaultdict[str, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))  # states, by batch, id
     has_callback: dict[str, bool] = field(default_factory=dict)
     has_webhooks: dict[str, bool] = field(default_factory=dict)
@@ -107,6 +107,7 @@ class WebhookChecks:
             self.check(len(versions) == 1, 10, f"{event_id} arrived as {versions!r}")
             event: dict[str, Any] = json.loads(next(iter(versions)))
             told[event["data"]["batchId"]] += 1
+            self.on_event(event["data"])
             state = self.events[event["data"]["batchId"]].get(event_id)
             self.check(event["type"] == f"batch.{state}", 10, f"{event_id} of the state {state} is told as {event}")
         for batch_id, count in told.items():
