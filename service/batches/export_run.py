@@ -5,7 +5,7 @@ has died goes on with the next question, after the last part that was finished.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, suppress
 from itertools import chain
 from secrets import token_hex
@@ -135,7 +135,10 @@ class ExportRun:
                 await self._save(lambda export: export.extended(self._app[CLOCK].now()))
 
     async def _write_files(self) -> None:
-        lines = self._lines()
+        async with aclosing(self._lines()) as lines:
+            await self._write_lines(lines)
+
+    async def _write_lines(self, lines: AsyncIterator[Lines]) -> None:
         waiting = await anext(lines, None)
         if waiting is not None and self.export.format == "csv" and self.export.columns is None:
             following = await anext(lines, None)
@@ -160,7 +163,7 @@ class ExportRun:
         counters = await self._app[BACKEND].store.read_groups(self._batch.id, groups)
         return self.export.wish.id_for(counted(counters)) != self.export.id
 
-    async def _lines(self) -> AsyncIterator[Lines]:
+    async def _lines(self) -> AsyncGenerator[Lines]:
         cursor = Cursor.parse(self.export.cursor) if self.export.cursor else None
         state = None if self.export.status is None else OutcomeState(self.export.status)
         wanted = Wanted(cursor or Cursor(), state)

@@ -5,7 +5,7 @@ the order of the input. A deleted file is only marked: the results stay with the
 """
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,7 @@ from penstock.catalog import CatalogEntry
 from penstock.outcome import OutcomeState
 from penstock.service.audit import Action, auditing
 from penstock.service.batches.results import Cursor, Reading, Wanted
-from penstock.service.batches.streaming import Blocks, in_blocks, stream
+from penstock.service.batches.streaming import in_blocks, stream
 from penstock.service.dialects.openai.batch_entry import PREFIX, BatchEntry
 from penstock.service.dialects.openai.batch_object import ERRORS, OUTPUT, Running, output_id
 from penstock.service.dialects.openai.batches import find_entry, find_running
@@ -130,10 +130,11 @@ async def count_bytes(request: web.Request, output: Output, taken_bytes: int = 0
     `taken_bytes` is the memory that the request takes besides.
     """
     size = 0
-    async for block, memory_bytes in _blocks(request, output):
-        request[SHARE].grow_to(taken_bytes + memory_bytes)
-        size += len(block)
-        await request.app[TURNS].next()
+    async with aclosing(_blocks(request, output)) as blocks:
+        async for block, memory_bytes in blocks:
+            request[SHARE].grow_to(taken_bytes + memory_bytes)
+            size += len(block)
+            await request.app[TURNS].next()
     if output.running.batch.is_final:
         content = {"size": size, "of": output.revision}
         entry = CatalogEntry(SIZES, output.entry.tenant, output.id, output.entry.expires_at, content)
@@ -142,7 +143,8 @@ async def count_bytes(request: web.Request, output: Output, taken_bytes: int = 0
 
 
 async def output_content(request: web.Request) -> web.StreamResponse:
-    return await stream(request, CONTENT_TYPE, _blocks(request, await _find_output(request)))
+    async with aclosing(_blocks(request, await _find_output(request))) as blocks:
+        return await stream(request, CONTENT_TYPE, blocks)
 
 
 async def delete_output(request: web.Request) -> web.Response:
@@ -168,11 +170,17 @@ async def _find_output(request: web.Request) -> Output:
     return output
 
 
-def _blocks(request: web.Request, output: Output) -> Blocks:
-    return in_blocks(_lines(request, output))
+async def _blocks(request: web.Request, output: Output) -> AsyncGenerator[tuple[bytes, int]]:
+    """Yield a file in blocks, each with the memory that is in use.
+
+    Whoever does not need all of them closes the generator, so that no further records are read.
+    """
+    async with aclosing(_lines(request, output)) as lines:
+        async for block in in_blocks(lines):
+            yield block
 
 
-async def _lines(request: web.Request, output: Output) -> AsyncIterator[tuple[bytes, int]]:
+async def _lines(request: web.Request, output: Output) -> AsyncGenerator[tuple[bytes, int]]:
     """Yield the lines of a file, each with the memory that is in use."""
     name = output.entry.id.removeprefix(PREFIX)
     for state in _STATES[output.kind]:

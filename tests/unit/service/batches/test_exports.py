@@ -16,10 +16,12 @@ from penstock import Operations, Reject, zstd
 from penstock.errors import Unavailable
 from penstock.export import LEASE_SECONDS, MOST_PARTS, MOST_TRIES, Export, ExportPart, encode_export
 from penstock.service.batches import export_files, export_run, export_urls, families
-from penstock.service.batches.export_run import EXPORTING, Exports
+from penstock.service.batches.export_run import EXPORTING, ExportRun, Exports
+from penstock.service.batches.results import Reading
 from penstock.service.keys import TURNS
 from penstock.testing import MemoryBucket, TestBulk
 from penstock.testing.http import Answer
+from tests.support.generators import are_closed, kept_generators
 
 operations: Operations[Any] = Operations()
 
@@ -177,6 +179,21 @@ async def test_an_export_with_too_many_files_fails(monkeypatch: pytest.MonkeyPat
         assert (made["status"], len(made["parts"])) == ("failed", 3)
         assert "more than 3 files" in made["error"]["detail"]
         assert (await export(bulk, batch_id, "?status=failed"))["status"] == "completed"
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("query", ["", "?format=csv"])
+async def test_an_export_that_ends_early_reads_nothing_more(monkeypatch: pytest.MonkeyPatch, query: str) -> None:
+    monkeypatch.setattr("penstock.export.MOST_PARTS", 1)
+    async with TestBulk(operations) as bulk:
+        batch_id = await run_batch(bulk, 50)
+        lines = kept_generators(monkeypatch, ExportRun, "_lines")
+        windows = kept_generators(monkeypatch, Reading, "windows")
+        assert (await export(bulk, batch_id, query))["status"] == "failed"
+        run = bulk._apps[0][EXPORTING]._task
+        if run is not None:  # it ends a moment after its status
+            await run
+        assert are_closed([*lines, *windows]) == [True, True]
 
 
 def test_an_export_with_the_most_files_fits_into_an_item() -> None:

@@ -13,6 +13,8 @@ from pytest_aiohttp import AiohttpClient
 
 from penstock.batch import BatchState
 from penstock.sending import ChunkSender
+from penstock.service.batches import streaming
+from penstock.service.batches.results import Reading
 from penstock.service.dialects.openai import batches, input_file, output_list, outputs
 from penstock.service.dialects.openai.batch_entry import KIND
 from penstock.service.dialects.openai.input_file import InputFile, operations_key
@@ -21,6 +23,7 @@ from penstock.testing.http import Answer
 from penstock.webhooks.event import EventType, body_of_batch
 from tests.support.builders import NOW
 from tests.support.faults import Outage
+from tests.support.generators import are_closed, kept_generators
 from tests.support.plant import Plant, build_plant
 from tests.support.rig import take_turn
 from tests.unit.service.dialects.openai.conftest import EMBEDDINGS, assert_error, line, operations, uploaded
@@ -235,6 +238,21 @@ async def test_size_of_a_final_file_is_counted_once_until_the_batch_is_retried(
     await plant.work_off()
     again = (await plant.service.get(f"/v1/files/{file_id}")).body
     assert (again["bytes"], rendered) == (first["bytes"], [file_id, file_id])
+
+
+async def test_client_that_leaves_a_file_ends_its_reading(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def leave(_request: web.Request, _content_type: str, blocks: AsyncIterator[Any]) -> web.Response:
+        await anext(blocks)
+        return web.Response()
+
+    batch_id = await created(plant, *(line(str(number)) for number in range(9)))
+    await plant.work_off()
+    file_id = (await read(plant, batch_id))["output_file_id"]
+    monkeypatch.setattr(streaming, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(outputs, "stream", leave)
+    windows = kept_generators(monkeypatch, Reading, "windows")
+    await plant.service.get(f"/v1/files/{file_id}/content")
+    assert are_closed(windows) == [True]
 
 
 async def test_batch_whose_requests_all_fail_is_completed(plant: Plant) -> None:
