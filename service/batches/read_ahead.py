@@ -17,8 +17,9 @@ T = TypeVar("T")
 class ReadAhead(Generic[T]):
     """Yields the items of a generator, which is read on while the caller uses an item.
 
-    Up to AHEAD_BYTES wait for the caller, and one item more. If requests and answers take half of the memory, a single
-    item waits. So each item needs a size above 0. Use it in `async with`: at its end the generator is closed.
+    Up to AHEAD_BYTES wait for the caller, and one item more: without a size, items would wait in any number. If
+    requests and answers take half of the memory, a single item waits. Use it in `async with`: at its end the generator
+    is closed.
     """
 
     def __init__(self, items: AsyncGenerator[T], size_of: Callable[[T], int], memory: Memory) -> None:
