@@ -84,10 +84,10 @@ class OperationReader:
         self._tries_raw = isinstance(read, ReadOperation)  # if an operation is invalid, the next one often is, too
         return read
 
-    def read_usual(self, operations: Sequence[Any]) -> UsualOperations | None:
+    def read_usual(self, operations: Sequence[Any], *, with_forwards: bool = True) -> UsualOperations | None:
         """Read several operations at once. Return None if one of them must be read by itself: it may be invalid.
 
-        `to_columns` has the other reasons.
+        `to_columns` has the other reasons. Unless `with_forwards`, a forward is one, too.
         """
         columns = to_columns(operations) if self._tries_raw else None
         if columns is None:
@@ -95,7 +95,9 @@ class OperationReader:
         known = self._routes
         pairs = zip(columns.methods, columns.paths, strict=True)
         routes = [route for pair in pairs if (route := known.get(pair) or self._remember(*pair)) is not None]
-        is_valid = len(routes) == len(operations) and _are_valid(routes, columns.paths, columns.bodies)
+        if len(routes) < len(operations) or (not with_forwards and any(route.is_forwarded for route in routes)):
+            return None
+        is_valid = _are_valid(routes, columns.paths, columns.bodies)
         return UsualOperations(*columns, routes) if is_valid else None
 
     def _read_raw(self, operation: RawOperation) -> ReadOperation | list[Flaw] | None:

@@ -123,6 +123,20 @@ def to_columns(operations: Sequence[Any]) -> Columns | None:
     )
 
 
+def with_few_bytes(operations: Sequence[Any], most_bytes: int) -> Sequence[Any]:
+    """Return the first operations, as many as have no more than `most_bytes` in their bodies, but at least one.
+
+    Only those that are raw are measured.
+    """
+    total = 0
+    for index, one in enumerate(operations):
+        if type(one) is RawOperation:
+            total += len(one.body)
+            if total > most_bytes:
+                return operations[: max(1, index)]
+    return operations
+
+
 def _escaped(body: bytes) -> bytes:
     """Return a body in which only what must be escaped is escaped."""
     return to_json(from_json(body))

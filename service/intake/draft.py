@@ -164,15 +164,21 @@ class Draft:
             if read.references or len(read.body) > LARGE_BODY_BYTES:  # which would be in memory twice
                 self._encode_added(len(read.references) * MOST_VALUE_BYTES)
 
-    def add_usual(self, documents: Sequence[Any], lines: Sequence[int] = ()) -> bool:
-        """Add the next operations of a large batch at once, in a third of the time of `add`.
+    @property
+    def takes_usual(self) -> bool:
+        """Return True if `add_usual` may add operations: the batch is large, and has neither errors nor links."""
+        return self._was_large and self.flaws.count == 0 and not self._links.is_used
 
-        `lines` are their lines, if the request is a stream. Return False if each must be added by itself.
+    def add_usual(self, documents: Sequence[Any], lines: Sequence[int] = ()) -> bool:
+        """Add the next operations of a large batch at once. Return False if each must be added by itself.
+
+        `lines` are their lines, if the request is a stream. The operation after which the ids are checked is added by
+        itself, so that the same operations are checked, however many are added at once.
         """
-        if not self._was_large or self.flaws.count or self._links.is_used:
+        if not self.takes_usual or self.total + len(documents) >= self._check_ids_at:
             return False
-        read = self._reader.read_usual(documents)
-        if read is None or (self.first_forwarded is None and any(route.is_forwarded for route in read.routes)):
+        read = self._reader.read_usual(documents, with_forwards=self.first_forwarded is not None)
+        if read is None:
             return False
         indexes = range(self.total, self.total + len(documents))
         ids = [str(index) if given is None else given for index, given in zip(indexes, read.ids, strict=True)]
@@ -181,7 +187,7 @@ class Draft:
         self.total = indexes.stop
         self._lines.extend(lines)
         self._next_ids += ids
-        if len(self._next_ids) >= IDS_IN_LINE or self.total >= self._check_ids_at:
+        if len(self._next_ids) >= IDS_IN_LINE:
             self._end_line()
         return True
 

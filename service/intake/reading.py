@@ -4,9 +4,10 @@ import hashlib
 import re
 import time
 from codecs import BOM_UTF8
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, zip_longest
 from typing import Any, TypeVar
 
 from aiohttp import web
@@ -24,7 +25,14 @@ from penstock.reading.forms import NO_LINKS
 from penstock.reading.json_line import parse_line
 from penstock.reading.line_source import LineLimits, LineSource, limits_of_lines
 from penstock.reading.lines import Lines
-from penstock.reading.raw_operation import RawDocuments, RawLines, RawOperation, read_raw_line, to_columns
+from penstock.reading.raw_operation import (
+    LARGE_BODY_BYTES,
+    RawDocuments,
+    RawLines,
+    RawOperation,
+    read_raw_line,
+    with_few_bytes,
+)
 from penstock.running.collector import LARGE_BYTES, spare_json
 from penstock.service.content import (
     JSON,
@@ -45,8 +53,9 @@ from penstock.settings import MIB, Settings
 STREAM_SECONDS = 3_600
 BYTES_IN_TURN = MIB  # between the steps of a larger document other requests run, too
 OPERATIONS_IN_TURN = 100  # of a stream: then other requests run
-ADDED_AT_ONCE = 50  # usual operations of a document
-STEP_SECONDS = 0.002  # of a document: then other requests run. A large operation may take much longer
+ADDED_AT_ONCE = 50  # usual operations of a document. The time is looked at only after all of them
+BYTES_AT_ONCE = 16_384  # of the bodies of these operations
+STEP_SECONDS = 0.002  # of a document: then other requests run. A large operation, or several at once, may take longer
 
 # A stream may decompress to this many bytes, to this many times what was sent, and to this much for each operation.
 FREE_BYTES = 16 * MIB
@@ -128,8 +137,8 @@ class _Adding:
     """Adds the operations of a JSON document to a draft: usual ones at once, and others one by one.
 
     What the draft has refused to add at once is added one by one to its end, even if that takes several turns.
-    Otherwise the validators of the application would run again and again for the same operations. If they are slow,
-    fewer operations are added at once.
+    Otherwise the validators of the application would run again and again for the same operations. While they are
+    slow, fewer operations are added at once.
     """
 
     operations: Sequence[Any]
@@ -142,20 +151,33 @@ class _Adding:
         until = time.monotonic() + STEP_SECONDS
         with spare_json():
             while self.draft.total < len(self.operations):
-                if self.draft.total < self.refused_until or not self._add_usual():
-                    self.draft.add(self.operations[self.draft.total])
+                if self.draft.total >= self.refused_until:
+                    self._add_usual()
+                for operation in self.operations[self.draft.total : self.refused_until]:
+                    self.draft.add(operation)
+                    if time.monotonic() >= until:
+                        return
                 if time.monotonic() >= until:
                     return
 
-    def _add_usual(self) -> bool:
-        """Add several operations at once. Return False if the draft refuses that."""
+    def _add_usual(self) -> None:
+        """Add several operations at once, or note that the draft refuses that."""
         first, began = self.draft.total, time.monotonic()
-        is_added = self.draft.add_usual(self.operations[first : first + self.at_once])
-        if not is_added:
-            self.refused_until = first + self.at_once
-        elif time.monotonic() > began + STEP_SECONDS:
+        some = with_few_bytes(self.operations[first : first + self.at_once], BYTES_AT_ONCE)
+        if self.draft.add_usual(some):
+            self._adapt(time.monotonic() - began)
+        else:
+            self.refused_until = first + len(some)
+
+    def _adapt(self, seconds: float) -> None:
+        """Let fewer operations be added at once if the last ones took long, or more again if they did not.
+
+        They may also have taken long because something else ran on the processor.
+        """
+        if seconds > STEP_SECONDS:
             self.at_once = max(1, self.at_once // 2)
-        return is_added
+        elif seconds < STEP_SECONDS / 4:
+            self.at_once = min(ADDED_AT_ONCE, 2 * self.at_once)
 
 
 async def _take_turns(request: web.Request, size: int) -> None:
@@ -209,19 +231,35 @@ async def read_lines(
             await draft.plan_added(body.share)
         fingerprint.update(piece)
         following = lines.feed(piece)
-        while some := list(islice(following, OPERATIONS_IN_TURN)):
-            add(draft, some, settings)
-            if len(some) == OPERATIONS_IN_TURN:
-                await request.app[TURNS].next()
+        while _add_some(following, draft, settings, add) == OPERATIONS_IN_TURN:
+            await request.app[TURNS].next()
         if body.decompressed_bytes > settings.max_body_bytes:
             draft.grow_large()
         _check_proportion(body, draft.total)
-    add(draft, list(lines.end()), settings)
+    _add_some(lines.end(), draft, settings, add)
     if draft.has_links and body.is_validated_later:
         draft.flaws.add(ENVELOPE, Flaw("/operations", NO_LINKS))
     if draft.total == 0:
         draft.flaws.add(ENVELOPE, Flaw("/operations", f"The batch has no operations. {lines.why_empty}"))
     return Read(options, fingerprint.hexdigest())
+
+
+def _add_some(
+    following: Iterator[tuple[int, L]],
+    draft: Draft,
+    settings: Settings,
+    add: Callable[[Draft, Sequence[tuple[int, L]], Settings], None],
+) -> int:
+    """Add the next lines, up to OPERATIONS_IN_TURN. Return how many there were.
+
+    If what follows them passes a limit, they are added first: one of them may pass another limit.
+    """
+    some: list[tuple[int, L]] = []
+    try:
+        some.extend(islice(following, OPERATIONS_IN_TURN))
+    finally:
+        add(draft, some, settings)
+    return len(some)
 
 
 def _check_proportion(body: RequestBody | UploadBody, operations: int) -> None:
@@ -257,23 +295,34 @@ def _check_total(draft: Draft, settings: Settings) -> None:
 def _add_lines(draft: Draft, lines: Sequence[tuple[int, tuple[bytes, bool]]], settings: Settings) -> None:
     """Add the operations of some lines. With each line comes what `RawLines` knows about it."""
     has_room = draft.total + len(lines) <= settings.max_stream_operations
-    if has_room and draft.is_large and draft.flaws.count == 0:
-        operations = _read_usual([checked_line for _, checked_line in lines], settings.most_elements)
-        if draft.add_usual(operations, [number for number, _ in lines]):
+    read: list[RawOperation] = []
+    if has_room and draft.takes_usual:
+        read = _read_usual([checked_line for _, checked_line in lines], settings.most_elements)
+        if len(read) == len(lines) and draft.add_usual(read, [number for number, _ in lines]):
             return
-    for number, checked_line in lines:
-        _add_line(draft, number, checked_line, settings)
+    for (number, checked_line), raw in zip_longest(lines, read):
+        _add_line(draft, number, checked_line, settings, raw)
 
 
-def _read_usual(lines: Sequence[tuple[bytes, bool]], most_elements: int) -> list[RawOperation | None]:
-    """Return the operations of lines, or none if the first one is unusual: then the others often are, too."""
-    operations = (read_raw_line(line, most_elements, is_usual=is_usual) for line, is_usual in lines)
-    first = next(operations, None)
-    return [] if to_columns([first]) is None else [first, *operations]
+def _read_usual(lines: Sequence[tuple[bytes, bool]], most_elements: int) -> list[RawOperation]:
+    """Return the operations of lines, up to the first line that is long, must be parsed, or passes a limit."""
+    read: list[RawOperation] = []
+    with suppress(LimitPassed):  # it is raised again when the line is added by itself
+        for line, is_usual in lines:
+            raw = read_raw_line(line, most_elements, is_usual=is_usual) if len(line) <= LARGE_BODY_BYTES else None
+            if raw is None:
+                break
+            read.append(raw)
+    return read
 
 
-def _add_line(draft: Draft, number: int, checked_line: tuple[bytes, bool], settings: Settings) -> None:
-    """Add the operation of a line. With the line comes what `RawLines` knows about it."""
+def _add_line(
+    draft: Draft, number: int, checked_line: tuple[bytes, bool], settings: Settings, raw: RawOperation | None
+) -> None:
+    """Add the operation of a line, which is `raw` if it was read already.
+
+    With the line comes what `RawLines` knows about it.
+    """
     line, is_usual = checked_line
     _check_total(draft, settings)
     if line.startswith(BOM_UTF8):
@@ -283,7 +332,9 @@ def _add_line(draft: Draft, number: int, checked_line: tuple[bytes, bool], setti
     if not draft.is_large:
         draft.note_elements(separators(line))
     known = draft.flaws.count
-    if len(line) > LARGE_BYTES:
+    if raw is not None and known == 0:
+        draft.add(raw, number)
+    elif len(line) > LARGE_BYTES:
         with spare_json():
             _add_document(draft, number, line, settings, is_usual=is_usual)
     else:

@@ -21,11 +21,13 @@ from typing_extensions import TypedDict
 
 from penstock import Operations
 from penstock.documents.validation import MOST_BYTES
-from penstock.errors import InvalidRequest, Misconfigured, PenstockError
+from penstock.errors import InvalidRequest, LimitPassed, Misconfigured, PenstockError
 from penstock.message import _read, decode_chunk, encode_parts, join_message
 from penstock.reading import operation_reader, raw_operation
+from penstock.reading.flaws import MOST_FOUND
+from penstock.reading.operation_reader import OperationReader
 from penstock.reading.operation_request import OperationRequest
-from penstock.reading.raw_operation import LARGE_BODY_BYTES, RawOperation, read_raw_line, to_columns
+from penstock.reading.raw_operation import LARGE_BODY_BYTES, RawOperation, read_raw_line, to_columns, with_few_bytes
 from penstock.route import InvalidOperation
 from penstock.service.handler_times import HandlerTimes
 from penstock.service.intake import reading
@@ -282,9 +284,9 @@ class _Request(dict[Any, Any]):
 
     content_length = None
 
-    def __init__(self, content: bytes, content_type: str, piece_bytes: int) -> None:
+    def __init__(self, content: bytes, content_type: str, piece_bytes: int, limits: Settings) -> None:
         super().__init__({SHARE: Memory(10**9).share()})
-        self.app = {SETTINGS: SMALL, TURNS: Turns()}
+        self.app = {SETTINGS: limits, TURNS: Turns()}
         self.content = _Content(content, piece_bytes)
         self.content_type = content_type
         self.headers = CIMultiDict[str]()
@@ -295,11 +297,11 @@ class _SentOperation(Struct):
     operations: list[list[Raw]]
 
 
-async def _seen(content: bytes, content_type: str, piece_bytes: int, accepts: str) -> Any:
+async def _seen(content: bytes, content_type: str, piece_bytes: int, accepts: str, limits: Settings = SMALL) -> Any:
     """Return all that can be seen of a batch: how it is rejected, or what is kept and sent of it."""
-    request = cast("web.Request", _Request(content, content_type, piece_bytes))
+    request = cast("web.Request", _Request(content, content_type, piece_bytes, limits))
     times = HandlerTimes(MemoryStore(), [], FakeClock())
-    with Draft("01M8KXJ8PNBF17YSW98VYPX44T", operations, SMALL, times) as draft:
+    with Draft("01M8KXJ8PNBF17YSW98VYPX44T", operations, limits, times) as draft:
         if accepts:
             draft.accept_invalid(unknown=accepts == "unknown")
         try:
@@ -535,12 +537,81 @@ def test_columns_have_what_each_operation_has() -> None:
     assert (columns.ids, columns.methods) == ([None] * 4, ["POST"] * 4)
 
 
-@pytest.mark.parametrize("text", UNUSUAL.values(), ids=UNUSUAL.keys())
-def test_lines_behind_an_unusual_one_are_not_read_at_once(text: str) -> None:
-    usual = (USUAL_TEXT.encode(), True)
-    assert len(reading._read_usual([usual] * 2, 10**6)) == 2
-    is_usual_here = "/api/" in text  # only the draft knows whether it is the first forward
-    assert bool(reading._read_usual([(text.encode(), True), usual], 10**6)) == is_usual_here
+@pytest.mark.parametrize("text", [USUAL_TEXT, *UNUSUAL.values()], ids=["usual", *UNUSUAL.keys()])
+def test_each_line_is_read_once(text: str) -> None:
+    lines = lines_of(USUAL_TEXT, text, USUAL_TEXT)
+    with large_draft(0) as draft:
+        for _ in range(4):
+            reading._add_lines(draft, lines[:1], SMALL)
+        with mock.patch.object(reading, "read_raw_line", wraps=read_raw_line) as read:
+            reading._add_lines(draft, lines, SMALL)
+    assert draft.total == 7
+    assert [call.args[0] for call in read.call_args_list] == [line for _, (line, _) in lines]
+
+
+def test_lines_are_read_one_by_one_if_the_draft_takes_none_together() -> None:
+    with large_draft() as draft:
+        draft.add(raw_of(UNUSUAL["a dependency"])[0])
+        assert not draft.takes_usual
+        with mock.patch.object(reading, "_read_usual") as read:
+            reading._add_lines(draft, lines_of(USUAL_TEXT, USUAL_TEXT), SMALL)
+        assert draft.total == 7
+    assert not read.called
+
+
+def test_lines_that_are_added_at_once_keep_the_limit_of_operations() -> None:
+    with large_draft() as draft:
+        with pytest.raises(LimitPassed, match="more than 6 operations"):
+            reading._add_lines(
+                draft, lines_of(*[USUAL_TEXT] * 3), SMALL.model_copy(update={"max_stream_operations": 6})
+            )
+        assert draft.total == 6
+
+
+def test_limit_of_operations_is_told_before_the_limit_of_lines() -> None:
+    """The lines in front of the one that passes a limit are added first."""
+    limits = SMALL.model_copy(update={"max_stream_operations": 6})
+    content = "\n".join([USUAL_TEXT] * 7 + [""] * 20)
+    kind, _, error = asyncio.run(_seen(content.encode(), NDJSON, 65_536, "", limits))
+    assert kind is LimitPassed
+    assert "'maxOperations': 6" in error
+
+
+def test_other_requests_run_after_each_hundred_lines() -> None:
+    with mock.patch.object(Turns, "next", autospec=True) as turns:
+        asyncio.run(_seen("\n".join([USUAL_TEXT] * 250).encode(), NDJSON, 65_536, ""))
+    assert turns.call_count == 2
+
+
+@pytest.mark.parametrize("content_type", [JSON, NDJSON])
+@pytest.mark.parametrize("others", [0, 49])
+def test_ids_are_checked_after_the_same_operations_however_many_are_added_at_once(
+    content_type: str, others: int
+) -> None:
+    """The operations in front of them shift those that are added together."""
+    same = USUAL_TEXT.replace("{", '{"id":"a",', 1)
+    texts = [UNUSUAL["null"]] * others + [same] * (2 * MOST_FOUND + 100)
+    content = "\n".join(texts) if content_type == NDJSON else f'{{"operations":[{",".join(texts)}]}}'
+    limits = SMALL.model_copy(update={"max_operations": 10**6, "max_stream_operations": 10**6})
+    kind, _, error = asyncio.run(_seen(content.encode(), content_type, 65_536, "", limits))
+    assert kind is InvalidRequest
+    assert f"{2 * MOST_FOUND - others - 1:,} of the first {2 * MOST_FOUND:,} operations have the id" in error
+
+
+def test_forward_is_found_before_bodies_are_validated() -> None:
+    [usual, forward] = raw_of(USUAL_TEXT, UNUSUAL["the first forward"])
+    reader = OperationReader(operations.match, shows_errors=True)
+    with mock.patch.object(operation_reader, "_are_valid", return_value=True) as validated:
+        assert reader.read_usual([usual, forward], with_forwards=False) is None
+        assert not validated.called
+        assert reader.read_usual([usual, forward]) is not None
+
+
+@pytest.mark.parametrize(("most_bytes", "count"), [(100, 4), (14, 4), (13, 3), (7, 2), (1, 1)])
+def test_operations_that_are_added_at_once_have_few_bytes(most_bytes: int, count: int) -> None:
+    """One that is not raw counts nothing."""
+    some: list[Any] = [*raw_of(USUAL_TEXT), {}, *raw_of(operation("/any", "12345"), operation("/any", "22"))]
+    assert with_few_bytes(some, most_bytes) == some[:count]
 
 
 async def test_errors_in_lines_that_were_added_at_once_name_their_lines() -> None:
@@ -574,6 +645,10 @@ def test_a_forward_is_usual_once_the_draft_knows_that_there_is_one() -> None:
         draft.add(raw_of(forwarded)[0])
         assert draft.add_usual(raw_of(forwarded))
         assert draft.first_forwarded == 4
+
+
+def lines_of(*texts: str) -> list[tuple[int, tuple[bytes, bool]]]:
+    return [(number, (text.encode(), True)) for number, text in enumerate(texts, start=5)]
 
 
 @contextmanager

@@ -618,6 +618,25 @@ async def test_fewer_operations_are_added_at_once_if_that_takes_long(
     assert added[:5] == [50, 25, 12, 6, 3]
 
 
+async def test_more_operations_are_added_at_once_again_after_a_block_that_took_long(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Something else may have run on the processor meanwhile."""
+    added: list[int] = []
+    add = Draft.add_usual
+
+    def note(draft: Draft, documents: Sequence[Any], lines: Sequence[int] = ()) -> bool:
+        is_added = add(draft, documents, lines)
+        added.extend([len(documents)] * is_added)
+        monkeypatch.setattr(reading, "STEP_SECONDS", 0.0 if len(added) < 3 else 60.0)
+        return is_added
+
+    monkeypatch.setattr(Draft, "add_usual", note)
+    service = await serve(operations, sync_max_operations=0)
+    await service.post([{"method": "POST", "path": "/anything", "body": {"n": number}} for number in range(300)])
+    assert added[:6] == [50, 25, 12, 24, 48, 50]
+
+
 async def test_operations_are_not_kept_while_a_line_is_parsed_that_makes_them_too_many_elements(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
