@@ -22,6 +22,7 @@ from penstock.service.keys import TURNS
 from penstock.testing import MemoryBucket, TestBulk
 from penstock.testing.http import Answer
 from tests.support.generators import are_closed, kept_generators
+from tests.support.waiting import UNIT_SECONDS
 
 operations: Operations[Any] = Operations()
 
@@ -53,13 +54,13 @@ async def export(bulk: TestBulk, batch_id: str, query: str = "") -> dict[str, An
 
 
 async def settled(bulk: TestBulk, answer: Answer) -> dict[str, Any]:
+    """Return the export when it no longer runs. Other threads compress its files, so that takes some time."""
     body: dict[str, Any] = answer.body
-    for _ in range(1_000):
-        if body["status"] != "running":
-            return body
-        await asyncio.sleep(0)
-        body = (await bulk.request("GET", body["url"])).body
-    raise AssertionError(f"It still runs: {body}")
+    async with asyncio.timeout(60 * UNIT_SECONDS):
+        while body["status"] == "running":
+            await asyncio.sleep(0.001)
+            body = (await bulk.request("GET", body["url"])).body
+    return body
 
 
 def contents(bulk: TestBulk, made: dict[str, Any]) -> list[bytes]:
