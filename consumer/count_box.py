@@ -45,8 +45,8 @@ class CountBox:
     in progress here. So no batch ends later: it cannot end before the chunk that they wait for, unless another consumer
     has a copy of that. If chunks take half a second each, none of them waits.
 
-    All leave when all together are many or large, or when the consumer drains. If failures may stop their batch, or if
-    its deadline is near, chunks do not wait. `on_wait` is called when one starts to wait.
+    All leave when all together are many or large, or when the consumer drains. If failures may stop their batch, if it
+    has lost a delivery, or if its deadline is near, chunks do not wait. `on_wait` is called when one starts to wait.
     """
 
     def __init__(self, clock: Clock, on_wait: Callable[[], None] = lambda: None) -> None:
@@ -117,8 +117,12 @@ class CountBox:
             del self._boxes[key]
 
     def _is_urgent(self, batch: Batch) -> bool:
-        """Return True if what is not counted soon may be counted in vain, or too late to stop the batch."""
-        return batch.failure_limit is not None or self._clock.now() + MOST_SECONDS > batch.deadline_at
+        """Return True if what is not counted soon may be counted in vain, too late to stop the batch, or after a crash.
+
+        A batch that has lost a delivery may have an operation that kills consumers.
+        """
+        is_late = self._clock.now() + MOST_SECONDS > batch.deadline_at
+        return batch.failure_limit is not None or batch.is_suspect or is_late
 
     def _is_full(self) -> bool:
         waiting_bytes = sum(len(delivery.body) for delivery in self._waiting.values())

@@ -508,8 +508,9 @@ class Processor:
           whose record is rejected.
         - *Follow up* comes before *count*. A counted chunk proves that its follow-ups are on the queue. In the other
           order, a crash between the two would lose the operations in them.
-        - *Count* waits for other chunks of its group for a moment, in the count box. The record is committed and the
-          follow-ups are sent, so a crash in that time loses nothing.
+        - *Count* waits for other chunks of its group for a moment, in the count box. The record is committed, so a
+          crash in that time loses nothing. A chunk with follow-ups does not wait: if another chunk kills consumers, its
+          next deliveries would send them again and again. Nothing waits in a batch that has lost a delivery.
         - *Count* comes before *dead letters*. A redrive subtracts the failures that it runs again. If they were not
           counted yet, a counter would be too low for a while. If the sweep has closed the group, the chunk is not
           counted, and its operations have another outcome already: then no dead letters are sent.
@@ -523,7 +524,8 @@ class Processor:
         chunk, tenant = attempt.chunk, attempt.delivery.tenant
         batch = await self._start(attempt.batch, record)  # before the follow-ups: if it fails, they must not multiply
         await self._sender.send_follow_ups(self._batches.latest(batch), chunk, record, tenant)
-        await self._count_box.wait(attempt.delivery, self._batches.latest(batch), chunk.group)
+        if not record.follow_ups:  # until it is counted, each delivery after a crash sends them once more
+            await self._count_box.wait(attempt.delivery, self._batches.latest(batch), chunk.group)
         group = await self._count(batch, record)
         self._count_box.note(attempt.delivery, chunk)
         is_counted = chunk.id in group.done

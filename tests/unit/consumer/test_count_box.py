@@ -87,6 +87,7 @@ async def test_owner_is_told_when_a_chunk_starts_to_wait() -> None:
     "batch",
     [
         pytest.param(replace(LARGE, failure_limit=FailureLimit(5)), id="failures may stop the batch"),
+        pytest.param(replace(LARGE, is_suspect=True), id="an operation may kill consumers"),
         pytest.param(replace(LARGE, deadline_at=FakeClock().now() + 0.4), id="the deadline is near"),
     ],
 )
