@@ -24,6 +24,7 @@ from penstock.consumer.planning.planner import Busy, Left, Planner
 from penstock.consumer.processor import Processor
 from penstock.consumer.progress import STARTED, WORKED, Progress
 from penstock.consumer.queue_switches import QueueSwitches
+from penstock.consumer.readers_first import ReadersFirst
 from penstock.consumer.sweeper import Sweeper
 from penstock.consumer.webhooks.courier import Courier
 from penstock.consumer.webhooks.post import Post
@@ -116,6 +117,7 @@ class Consumer:
         self._runner = self._new_runner(backend, operations, limits)
         self._count_box = CountBox(clock, self._moved.set)
         self._letter_box = LetterBox(self._moved.set)
+        self._readers_first = ReadersFirst(clock, self._moved.set)
         self._pauses = Pauses(self._stop, clock, self._moved.set, self._has_room_for)
         self._switches = QueueSwitches(backend.store, clock, self._moved.set)
         self._courier = self._new_courier(backend, post)
@@ -134,6 +136,7 @@ class Consumer:
             journal=self._journal,
             count_box=self._count_box,
             letter_box=self._letter_box,
+            readers_first=self._readers_first,
             pauses=self._pauses,
             switches=self._switches,
             on_event=on_event,
@@ -401,11 +404,12 @@ class Consumer:
         A chunk whose operations have finished counts as one operation while it is recorded: otherwise the number of
         chunks in memory would have no limit. While it waits to be counted, or its dead letters wait, it counts as no
         operation. Neither does an operation that waits because of a limit of the fleet: others must run meanwhile. A
-        chunk that waits because its batch is paused does not count at all, and neither does the plan of a batch.
+        chunk that waits because its batch is paused, or because readers come first, does not count at all. Neither does
+        the plan of a batch.
         """
         loads = {priority: Load() for priority in Priority}
         for held in self._held.values():
-            if self._pauses.holds(held.delivery) or held.is_plan:
+            if self._is_left_out(held):
                 continue
             load = loads[held.delivery.priority]
             load.chunks += 1
@@ -421,12 +425,17 @@ class Consumer:
     def _waits_for_others(self, delivery: Delivery) -> bool:
         return self._count_box.holds(delivery) or self._letter_box.holds(delivery)
 
+    def _is_left_out(self, held: Held) -> bool:
+        """Return True if something is held that does not count. There is never much of it."""
+        return held.is_plan or self._pauses.holds(held.delivery) or self._readers_first.holds(held.delivery)
+
     async def _drain(self) -> BaseException | None:
         """Stop as the docstring of this class says. Return the error of a receive that failed unexpectedly."""
         get_log().info(Event.CONSUMER_DRAINING, chunks=len(self._held))
         releasing = asyncio.gather(*map(self._release_received, self._inlets.values()), return_exceptions=True)
         self._count_box.open()
         self._letter_box.open()
+        self._readers_first.open()
         self._runner.let_go()  # what waits for a slot is handed over now: the handlers in flight may hold it for long
         await self._wait_for_held(self._settings.grace_seconds)
         self._stop.cut_off()

@@ -33,6 +33,7 @@ from penstock.consumer.origin import has_same_operations, origin_error, out_of_b
 from penstock.consumer.patience import patient, until_answered
 from penstock.consumer.pauses import Pauses
 from penstock.consumer.queue_switches import HIDDEN_SECONDS, QueueSwitches
+from penstock.consumer.readers_first import ReadersFirst
 from penstock.consumer.result_files import ResultFiles
 from penstock.consumer.suspects import AlreadyRecorded, Notes, Poison, Ready, Suspects, TooLate
 from penstock.errors import LostItem, RejectedCall
@@ -85,6 +86,7 @@ class Processor:
         journal: Journal | None = None,
         count_box: CountBox | None = None,
         letter_box: LetterBox | None = None,
+        readers_first: ReadersFirst | None = None,
         pauses: Pauses | None = None,
         switches: QueueSwitches | None = None,
         on_event: Callable[[str], None] | None = None,
@@ -105,6 +107,7 @@ class Processor:
         self._journal = journal or Journal()
         self._count_box = count_box or CountBox(clock)
         self._letter_box = letter_box or LetterBox()
+        self._readers_first = readers_first or ReadersFirst(clock)
         self._pauses = pauses or Pauses(stop, clock)
         self._switches = switches or QueueSwitches(backend.store, clock)
         notes = Notes(backend.store, self._process)
@@ -514,6 +517,8 @@ class Processor:
         - *Count* comes before *dead letters*. A redrive subtracts the failures that it runs again. If they were not
           counted yet, a counter would be too low for a while. If the sweep has closed the group, the chunk is not
           counted, and its operations have another outcome already: then no dead letters are sent.
+        - *Dead letters*, *finish* and *acknowledge* come a moment later if the group is full. The status tells the end
+          from *count* on, so the client reads it, and perhaps the results, without competing with them.
         - *Dead letters* wait for those of other chunks, in the letter box. Since *acknowledge* comes after them, a
           crash in that time loses none. The failure limits of the batch are checked before them and do not wait.
         - *Finish* comes after *count*, because the counters decide whether the group and the batch are finished. It
@@ -536,6 +541,8 @@ class Processor:
             self._meter.finished(batch.tenant, len(record.outcomes))
             self._meter.failures(batch.tenant, len(record.failed_operations))
             await self._limits.check(self._batches.latest(batch), record)
+        if is_full(batch, chunk.group, group):
+            await self._readers_first.wait(attempt.delivery, self._batches.latest(batch))
         sending = [self._send_dead_letters(attempt, record, group)] if is_counted else []
         await _together(self._finisher.finish(batch, chunk.group, group), *sending)
         await self.acknowledge(attempt.delivery)

@@ -158,7 +158,7 @@ UNLUCKY = Mix("unlucky", skew_seconds=2.0, faults=0.02)
 @pytest.mark.parametrize(
     ("batches", "change", "least_used", "seed"),
     [
-        (14, nothing, 0.93, 1),  # a short run: the search for the limit takes longer than ten seconds
+        (14, nothing, 0.95, 4),  # a short run: the search for the limit takes longer than ten seconds
         *full(
             [
                 (45, nothing, 0.95, 1),

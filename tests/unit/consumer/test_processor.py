@@ -17,6 +17,7 @@ from penstock.consumer.attempt import Evidence, StartNote
 from penstock.consumer.batches import ACCEPT_WAIT_SECONDS
 from penstock.consumer.count_box import CountBox
 from penstock.consumer.processor import ACCEPTING_RELEASE_SECONDS
+from penstock.consumer.readers_first import ReadersFirst
 from penstock.errors import AcceptanceLost, LostItem, RejectedCall, Unavailable
 from penstock.message import decode_chunk, encode_chunk
 from penstock.outcome import ChunkRecord, OutcomeState, record_too_early, succeeded
@@ -242,6 +243,31 @@ async def test_chunk_waits_to_be_counted_unless_it_has_follow_ups(
     await rig.submit(build_operations(path, "/succeed"))
     await rig.process_next(rig.processor(watch))
     assert seen == steps
+
+
+@pytest.mark.parametrize(
+    ("chunk_operations", "steps"),
+    [
+        pytest.param(2, ["wait", "dead_letters.send", "store.finish_batch", "chunks.delete"], id="a full group"),
+        pytest.param(1, ["dead_letters.send", "chunks.delete"], id="a group that is not full"),
+    ],
+)
+async def test_calls_that_nobody_waits_for_come_a_moment_after_the_last_count(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, chunk_operations: int, steps: list[str]
+) -> None:
+    seen = list[str]()
+
+    async def wait(*_: Any) -> None:
+        seen.append("wait")
+
+    def watch(call: str, moment: Moment) -> None:
+        if moment == "before" and call in {"store.count_chunk", *steps}:
+            seen.append(call)
+
+    monkeypatch.setattr(ReadersFirst, "wait", wait)
+    await rig.submit(build_operations("/reject", "/reject"), chunk_operations=chunk_operations)
+    await rig.process_next(rig.processor(watch))
+    assert seen == ["store.count_chunk", *steps]
 
 
 async def test_batch_that_is_cancelled_while_it_finishes_has_the_time_of_its_start(rig: Rig) -> None:

@@ -1,0 +1,61 @@
+"""Lets the client of a batch read its end and its results, before the consumer makes the calls that nobody waits for.
+
+From the last count on, the status tells the end (`penstock/ending.py`). What follows is for nobody who waits: the final
+state in the table, dead letters, the deletion of messages. If these calls came at once, they would compete with the
+client's own for whatever both use: a processor, a server, the throughput of a partition.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from penstock.batch import Batch
+from penstock.clock import Clock
+from penstock.queue import Delivery
+from penstock.waiting import happens
+
+SECONDS = 0.05  # a client that polls often has the end by then, and a small batch is downloaded
+MOST_WAITING = 10  # chunks. If many small batches end, the pace of the consumer must not depend on this wait
+MOST_BYTES = 2 * 1024 * 1024  # of all chunks that wait: they stay in memory until then
+
+
+class ReadersFirst:
+    """A chunk waits here for a moment after it was counted, if everything in its group is counted. It holds no slot.
+
+    It does not wait if the consumer drains, or if others that wait are many or large. Neither does it if its batch has
+    webhooks, which report the end, if it has lost a delivery, or if its deadline is near. `on_wait` is called when a
+    chunk starts to wait.
+    """
+
+    def __init__(self, clock: Clock, on_wait: Callable[[], None] = lambda: None) -> None:
+        self._clock = clock
+        self._on_wait = on_wait
+        self._waiting: dict[str, Delivery] = {}  # by their receipts
+        self._opened = asyncio.Event()
+
+    def holds(self, delivery: Delivery) -> bool:
+        """Return True if this delivery waits."""
+        return delivery.receipt in self._waiting
+
+    def open(self) -> None:
+        """Let everything go on, and let nothing wait any more. Call it when the consumer starts to drain."""
+        self._opened.set()
+
+    async def wait(self, delivery: Delivery, batch: Batch) -> None:
+        """Return when the calls that follow the last count of a group may be made."""
+        if self._is_full() or self._is_urgent(batch):
+            return
+        self._waiting[delivery.receipt] = delivery
+        self._on_wait()
+        try:
+            await happens(self._opened, SECONDS)
+        finally:
+            del self._waiting[delivery.receipt]
+
+    def _is_urgent(self, batch: Batch) -> bool:
+        """Return True if somebody waits for the final state in the table, or if something else may come before it."""
+        is_late = self._clock.now() + SECONDS > batch.deadline_at
+        return batch.wants_events or batch.is_final or batch.is_suspect or is_late
+
+    def _is_full(self) -> bool:
+        waiting_bytes = sum(len(delivery.body) for delivery in self._waiting.values())
+        return len(self._waiting) >= MOST_WAITING or waiting_bytes >= MOST_BYTES
