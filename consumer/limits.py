@@ -8,11 +8,12 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Collection
 
-from penstock.batch import Batch, Ending, sum_counts
+from penstock.batch import Batch, Ending
 from penstock.clock import Clock
 from penstock.consumer.batches import FRESH_SECONDS, Batches
 from penstock.consumer.count_box import MOST_SECONDS
 from penstock.consumer.patience import until_answered
+from penstock.ending import counts_of
 from penstock.errors import PenstockError
 from penstock.outcome import ChunkRecord
 from penstock.settings import Settings
@@ -65,7 +66,7 @@ class BatchLimits:
         if batch.failure_limit is None:
             return
         groups = (await self._store.read_groups(batch.id, range(len(batch.group_totals)))).values()
-        counts = sum_counts(group.counts for group in groups)
+        counts = counts_of(groups)
         if not batch.failure_limit.is_passed(counts):
             return
         self._batches.forget(batch.id)  # a client may have raised or removed the limit since the batch was read

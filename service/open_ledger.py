@@ -19,8 +19,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
-from penstock.batch import UNACCEPTED_STATES, Batch, BatchState, Counts, sum_counts
+from penstock.batch import UNACCEPTED_STATES, Batch, BatchState, Counts
 from penstock.clock import Clock
+from penstock.ending import counts_of
 from penstock.errors import PenstockError
 from penstock.open_limit import UNKNOWN_SECONDS, OpenBatch, OpenLimit, OpenOperations
 from penstock.quota import Account
@@ -195,7 +196,7 @@ class OpenLedger:
             return _Progress(0 if will_never_run else counted, was_accepted=False)
         if len(groups) < len(batch.group_totals):
             groups = await self._store.read_groups(batch.id, range(len(batch.group_totals)))
-        counts = sum_counts(group.counts for group in groups.values())
+        counts = counts_of(groups.values())
         return _progress_of(entry, batch, counts, self._clock.now())
 
 

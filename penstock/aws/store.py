@@ -253,8 +253,7 @@ class DynamoDbStore(
                     **open_states,
                     **({} if start is None else {"started_at": seconds(start)}),
                     **({} if ending is None else {"ending": text(ending)}),
-                    **({} if event is None else {"event": events_value([event]), "due": text(DUE)}),
-                    **({} if event is None else {"event_at": seconds(event.at)}),
+                    **({} if event is None else _due_values(event)),
                     **spent,
                 },
             )
@@ -266,8 +265,7 @@ class DynamoDbStore(
     ) -> None:
         added, values = "", {}
         if event is not None:
-            added = ", #open = :due, due_at = :at ADD events :event"
-            values = {"event": events_value([event]), "due": text(DUE), "at": seconds(event.at)}
+            added, values = ", #open = :due, due_at = :event_at ADD events :event", _due_values(event)
         await self._table.update_if(
             "#state = :before",
             items.batch_key(batch_id),
@@ -825,6 +823,11 @@ def _add_to(name: str) -> str:
 
 def _clause(keyword: str, changes: Sequence[str]) -> list[str]:
     return [f"{keyword} {', '.join(changes)}"] if changes else []
+
+
+def _due_values(event: FinalEvent) -> dict[str, Value]:
+    """Return the values of a write that gives a batch an event for webhooks to send."""
+    return {"event": events_value([event]), "due": text(DUE), "event_at": seconds(event.at)}
 
 
 def _acceptance_lost(batch_id: str) -> AcceptanceLost:

@@ -16,7 +16,7 @@ from penstock.files.rejected import is_rejected_file, without_added
 from penstock.reading.flaws import to_flaw, without_most_unknown_members
 from penstock.reading.link_reader import NO_REFERENCES
 from penstock.reading.operation_request import OperationRequest, PlainParts, ReferenceRequest, read_plain_operation
-from penstock.reading.raw_operation import RawOperation, to_columns
+from penstock.reading.raw_operation import Columns, RawOperation, to_columns
 from penstock.route import InvalidOperation, Route, UnknownOperation
 
 _NULL = b"null"
@@ -51,10 +51,7 @@ class ReadOperation(Struct, frozen=True):
 class UsualOperations(NamedTuple):
     """Several operations that are accepted. They have bodies, which are JSON, but no keys and no links."""
 
-    ids: Sequence[str | None]
-    methods: Sequence[str]
-    paths: Sequence[str]
-    bodies: Sequence[bytes]
+    columns: Columns
     routes: Sequence[Route]
 
 
@@ -98,7 +95,7 @@ class OperationReader:
         if len(routes) < len(operations) or (not with_forwards and any(route.is_forwarded for route in routes)):
             return None
         is_valid = _are_valid(routes, columns.paths, columns.bodies)
-        return UsualOperations(*columns, routes) if is_valid else None
+        return UsualOperations(columns, routes) if is_valid else None
 
     def _read_raw(self, operation: RawOperation) -> ReadOperation | list[Flaw] | None:
         """Read an operation without parsing its body. Return None if it must be parsed, since it may be invalid."""

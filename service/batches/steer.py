@@ -9,8 +9,9 @@ from typing import Annotated, Any
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
-from penstock.batch import RUNNING_STATES, Batch, BatchState, Ending, failure_limit_of, sum_counts
+from penstock.batch import RUNNING_STATES, Batch, BatchState, Ending, failure_limit_of
 from penstock.documents.validation import errors_of
+from penstock.ending import counts_of
 from penstock.errors import Flaw, InvalidRequest, MalformedRequest, NotPossibleNow
 from penstock.limit import MOST_OPERATIONS
 from penstock.priority import Priority
@@ -156,7 +157,7 @@ async def _check_limit(request: web.Request, batch: Batch) -> None:
     if limit is None:
         return
     groups = await store.read_groups(batch.id, range(len(batch.group_totals)))
-    if limit.is_passed(sum_counts(group.counts for group in groups.values())):
+    if limit.is_passed(counts_of(groups.values())):
         settle_by = request.app[CLOCK].now() + request.app[SETTINGS].settle_seconds
         if await store.end_batch(batch.id, Ending.CANCELLED, limit.reason, settle_by=settle_by):
             get_log().warning(Event.BATCH_ENDED, batch_id=batch.id, ending=Ending.CANCELLED, reason=limit.reason)

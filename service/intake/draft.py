@@ -180,9 +180,9 @@ class Draft:
         read = self._reader.read_usual(documents, with_forwards=self.first_forwarded is not None)
         if read is None:
             return False
-        indexes = range(self.total, self.total + len(documents))
-        ids = [str(index) if given is None else given for index, given in zip(indexes, read.ids, strict=True)]
-        self._fields += zip(indexes, ids, read.methods, read.paths, map(Raw, read.bodies), strict=True)
+        columns, indexes = read.columns, range(self.total, self.total + len(documents))
+        ids = [str(index) if given is None else given for index, given in zip(indexes, columns.ids, strict=True)]
+        self._fields += zip(indexes, ids, columns.methods, columns.paths, map(Raw, columns.bodies), strict=True)
         self._handlers += [route.name for route in read.routes]
         self.total = indexes.stop
         self._lines.extend(lines)

@@ -62,7 +62,7 @@ from penstock.telemetry import Event, get_log
 
 # The ids of one millisecond are independent of each other. By default they would be consecutive, so easy to guess.
 BATCH_IDS = ULIDGenerator(policy=PureRandomPolicy())
-LARGE_BODY_BYTES = 64 * 1024
+SLOW_BODY_BYTES = 64 * 1024  # a body of so many bytes arrives in several parts, and is hardly answered immediately
 FIRST_POLL_SECONDS = 1  # a hint for the client: when the first status request makes sense
 # How long the lease of a key lasts after the time of the batch: to roll back or commit, to settle the key, and for
 # clocks that differ. Until it is over, nobody takes over the key of a front end that died.
@@ -149,7 +149,7 @@ async def submit(
     with Draft(batch_id, app[OPERATIONS], app[SETTINGS], app[HANDLER_TIMES]) as draft:
         request[BATCH_ID] = draft.batch_id
         await check_something_left(request, key)
-        if (request.content_length or 0) >= LARGE_BODY_BYTES:  # it is hardly answered immediately
+        if (request.content_length or 0) >= SLOW_BODY_BYTES:
             app[HANDLER_TIMES].refresh()  # while the body arrives
         read = await read_batch(request, draft)
         await check_batch(request, draft, read.options)

@@ -6,7 +6,7 @@ from http import HTTPStatus
 
 from aiohttp import web
 
-from penstock.batch import UNACCEPTED_STATES, Batch, sum_counts
+from penstock.batch import UNACCEPTED_STATES, Batch
 from penstock.errors import UnknownBatch
 from penstock.service.batches.cancel import cancel_batch as cancel
 from penstock.service.batches.status import Progress, read_progress
@@ -110,7 +110,7 @@ async def running_of(request: web.Request, entry: BatchEntry, progress: Progress
     counted_at = max((at for at in groups if at is not None), default=None)
     batch = progress.batch
     errors = entry.errors or (await _errors_of(request, batch) if is_invalid(batch) else ())
-    return Running(batch, sum_counts(group.counts for group in progress.groups.values()), counted_at, errors)
+    return Running(batch, progress.counts, counted_at, errors)
 
 
 async def _errors_of(request: web.Request, batch: Batch) -> Sequence[LineError]:

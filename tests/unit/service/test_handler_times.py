@@ -11,7 +11,7 @@ from penstock import Operations
 from penstock.message import decode_chunk
 from penstock.service.handler_times import FRESH_SECONDS, STALE_SECONDS, HandlerTimes
 from penstock.service.intake.draft import Draft
-from penstock.service.intake.submit import LARGE_BODY_BYTES
+from penstock.service.intake.submit import SLOW_BODY_BYTES
 from penstock.settings import Settings
 from penstock.testing import FakeClock, MemoryParts, memory_parts
 from tests.support.builders import NOW
@@ -159,7 +159,7 @@ async def test_times_are_read_while_the_body_of_a_large_batch_arrives(serve: Ser
 
     headers = {"Content-Type": "application/json", "Content-Length": str(len(content))}
     answer = await service.ask("POST", "/batch", data=body(), headers=headers)
-    assert (answer.status, len(content) >= LARGE_BODY_BYTES) == (202, True)
+    assert (answer.status, len(content) >= SLOW_BODY_BYTES) == (202, True)
 
 
 async def test_request_that_is_cancelled_does_not_cancel_the_read_for_others() -> None:
