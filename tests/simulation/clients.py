@@ -69,6 +69,8 @@ def _draw_toy(chance: random.Random, mix: Mix, lease: float) -> Toy:
     seconds = chance.choice([1.0, 5.0, 20.0] if mix.is_large else [0.0, 0.01, 0.1, 1.0, 5.0])
     if path == "/succeed" and chance.random() < 0.05:
         path, seconds = chance.choice([("/succeed", 1.5 * lease), ("/large", 0.1), ("/stubborn", 4.0)])
+    if mix.poison_seconds and path in DRAWN_POISON:
+        seconds = chance.choice(mix.poison_seconds)
     if mix.endless and chance.random() < mix.endless:
         path = "/never-end"
     after = 2_000.0 if chance.random() < 0.02 else chance.choice([None, 0, 7, 30])  # longer than SQS delays

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 from collections.abc import Collection, Sequence
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +22,7 @@ from penstock.consumer.processor import Processor
 from penstock.message import encode_chunk, encode_dead_letter
 from penstock.outcome import ChunkRecord, delay_seconds, record_attempt, record_halves, wait_seconds
 from penstock.sending import ChunkSender
+from penstock.store import Group
 
 Patching = pytest.MonkeyPatch
 
@@ -63,6 +65,25 @@ def count_before_the_follow_ups(patching: Patching) -> None:
         return standing
 
     patching.setattr(DynamoDbStore, "commit_chunk", mutant)
+
+
+def let_chunks_with_follow_ups_wait_to_be_counted(patching: Patching) -> None:
+    """Forget that each delivery of the chunk sends its follow-ups once more, until it is counted."""
+    complete, count = Processor._complete, Processor._count
+    completing: ContextVar[ChunkAttempt] = ContextVar("completing")
+
+    async def remembering(self: Processor, attempt: ChunkAttempt, record: ChunkRecord) -> None:
+        completing.set(attempt)
+        await complete(self, attempt, record)
+
+    async def mutant(self: Processor, batch: Batch, record: ChunkRecord) -> Group:
+        if record.follow_ups:
+            attempt = completing.get()
+            await self._count_box.wait(attempt.delivery, self._batches.latest(batch), attempt.chunk.group)
+        return await count(self, batch, record)
+
+    patching.setattr(Processor, "_complete", remembering)
+    patching.setattr(Processor, "_count", mutant)
 
 
 def split_what_was_released(patching: Patching) -> None:

@@ -35,6 +35,7 @@ class Mix:
     garbage: float | None = None
     lose: float | None = None  # messages
     poison: float = 0.0  # operations that kill or block their process
+    poison_seconds: tuple[float, ...] = ()  # after which they do that, if not after the time of any operation
     endless: float = 0.0  # operations that ignore their cancellation and never end
     keys: float = 0.3
     later: float = 0.1
@@ -72,9 +73,14 @@ class Mix:
         return self.is_gentle or self.is_poison_alone or self.name in {"kills", "mass deaths", "parents"}
 
     @property
+    def is_quick(self) -> bool:
+        """Return True if processes die, but no call fails or takes long, and no fault pauses a process."""
+        return self.is_poison_alone or self.name in {"kills", "mass deaths"}
+
+    @property
     def is_poison_alone(self) -> bool:
         """Return True if consumers die only of the operations that they run."""
-        return self.name in {"poison", "poison, stopped"}
+        return self.name in {"poison", "poison, stopped", "poison, while counts wait"}
 
 
 _ODD = Oddities(
@@ -133,6 +139,7 @@ MIXES = [
 DEFAULT_MAX_DEATHS = Settings.model_fields["max_deaths"].default
 LARGE_MIXES = [
     Mix("mass deaths", kill_all=30, lost_receives=0.05, max_deaths=(DEFAULT_MAX_DEATHS,), is_large=True),
+    Mix("poison, while counts wait", poison=0.1, poison_seconds=(0.2, 0.3, 0.4)),
     Mix("parents", kill_consumer=3, poison=0.1, terminate=30, faults=0.02, has_parents=True),
     Mix("outages", outage=60, lost_receives=0.05, max_deaths=(DEFAULT_MAX_DEATHS,), is_large=True),
     Mix(

@@ -141,6 +141,16 @@ def acknowledge_while_counts_wait(patching: Patching) -> None:
     patching.setattr(CountBox, "wait", mutant)
 
 
+def let_counts_wait_for_what_kills_consumers(patching: Patching) -> None:
+    """Forget that a batch which has lost a delivery may have poison."""
+    wait = CountBox.wait
+
+    async def mutant(self: CountBox, delivery: Delivery, batch: Batch, group: int) -> None:
+        await wait(self, delivery, replace(batch, is_suspect=False), group)
+
+    patching.setattr(CountBox, "wait", mutant)
+
+
 def drop_the_condition_on_the_counter(patching: Patching) -> None:
     rewrite(patching, "count_chunk", drop_condition)
 
@@ -618,6 +628,8 @@ MUTATIONS = {
         ("calm", 192, follow_ups.wait_half_as_long_as_asked),
         ("calm", 0, follow_ups.hold_a_message_back_for_a_quarter_of_an_hour),
         ("poison, stopped", 985, follow_ups.allow_one_death_less),
+        ("poison, while counts wait", 44, follow_ups.let_chunks_with_follow_ups_wait_to_be_counted),
+        ("poison, while counts wait", 1, let_counts_wait_for_what_kills_consumers),
         ("network", 3811, trust_counts_that_are_older_than_the_batch),
         ("late", 404, settle_a_key_that_was_taken_over),
         ("steering", 1, steering.start_although_paused),
@@ -679,6 +691,15 @@ MUTATIONS_AT_CALLS = {
         MutationAtCall("failures redriven", 0, Hit.FAIL_BEFORE, follow_ups.forget_the_keys_of_dead_letters),
         MutationAtCall("failures retried", 0, Hit.FAIL_BEFORE, follow_ups.forget_the_keys_in_records),
         MutationAtCall("counts wait while poison runs", 0, Hit.FAIL_BEFORE, acknowledge_while_counts_wait),
+        MutationAtCall(
+            "some tried again while poison runs",
+            0,
+            Hit.CRASH_BEFORE,
+            follow_ups.let_chunks_with_follow_ups_wait_to_be_counted,
+        ),
+        MutationAtCall(
+            "some tried again while poison runs", 8, Hit.CRASH_AFTER, let_counts_wait_for_what_kills_consumers
+        ),
         MutationAtCall(
             "dead letters wait while poison runs", 0, Hit.FAIL_BEFORE, follow_ups.acknowledge_while_letters_wait
         ),

@@ -17,7 +17,7 @@ from penstock import zstd
 from penstock.aws.items import chunk_of as chunk_of_item
 from penstock.aws.items import group_from_item, unfolded
 from penstock.batch import EARLY_SECONDS, Counts
-from penstock.chunk import Chunk, redriven_from
+from penstock.chunk import Chunk, group_of, redriven_from
 from penstock.consumer.attempt import StartNote
 from penstock.errors import UnreadableMessage
 from penstock.message import decode_chunk
@@ -30,6 +30,7 @@ from tests.simulation.follow_ups import FollowUps
 from tests.simulation.large_results import LargeResultChecks
 from tests.simulation.limits import Limits
 from tests.simulation.links import LinkChecks, members
+from tests.simulation.losses import ACTS_AFTER_SECONDS, Losses
 from tests.simulation.open_operations import OpenChecks
 from tests.simulation.process import EPOCH
 from tests.simulation.quotas import Quotas
@@ -67,7 +68,6 @@ STEERED = (
     "max_failed_percent",
 )
 RUNNING = {"queued", "processing"}
-ACTS_AFTER_SECONDS = 2.1  # a consumer reads a batch every second, from a cache that is up to a second old
 QUEUE_ACTS_AFTER_SECONDS = 4.1  # a consumer reads what is paused together with a batch, every two seconds
 BEGINS_STILL_SECONDS = 2.0  # consumers read a batch once a second; a call takes a moment
 _STATES = tuple(state.value for state in OutcomeState)
@@ -106,6 +106,7 @@ class BatchFacts:
     paused_at: float | None = None  # when a write paused it
     steered: Item = field(default_factory=dict)  # what a client can change
     not_before: float | None = None
+    suspected_at: float = math.inf  # since when it is known that a delivery of it was lost
     over_limit_at: float = math.inf  # since when more processes than allowed seem to have died of it
     most_failed: int = 0  # the maximum so far: a retry subtracts failures
     groups: defaultdict[int, GroupFacts] = field(default_factory=lambda: defaultdict(GroupFacts))
@@ -134,6 +135,13 @@ class BatchFacts:
     @property
     def was_redriven(self) -> bool:
         return any(redriven_from(chunk_id) is not None for chunk_id in self.records)
+
+    def can_count(self, chunk_id: str) -> bool:
+        """Return True if a chunk has a record that is not counted, and can still be."""
+        if chunk_id not in self.records:
+            return False
+        group = self.groups[group_of(chunk_id)]
+        return chunk_id not in group.done and group.closed is None
 
     def indexes(self, number: int) -> range:
         first = sum(self.group_totals[:number])
@@ -201,6 +209,7 @@ class Promises:
         self._truth = truth
         self._on_broken = on_broken
         self.follow_ups = FollowUps(now, truth, self.check)
+        self.losses = Losses(now, self.check, self.batches.__getitem__)
         self.quotas = Quotas(now, truth, self.check)
         self.limits = Limits(now, truth, self.check)
         self.open = OpenChecks(truth, self.check, self.batches.__getitem__)
@@ -310,6 +319,8 @@ class Promises:
         died = len(after.get("died", {"SS": []})["SS"])
         is_over = self.max_deaths is not None and died > self.max_deaths
         facts.over_limit_at = min(facts.over_limit_at, self._now()) if is_over else math.inf
+        if "suspect" in after:
+            facts.suspected_at = min(facts.suspected_at, self._now())
         facts.deadline_at = float(after["deadline_at"]["N"]) - EPOCH
         facts.first_deadline_at = min(facts.first_deadline_at, facts.deadline_at)
         self._check_steered(batch_id, facts, before, after)
@@ -484,11 +495,13 @@ class Promises:
             chunk = chunk_of(message["Body"])
             if chunk is not None:
                 self._holders[chunk.batch_id, chunk.id][message["MessageId"]] = process
+                self.losses.on_receive((chunk.batch_id, chunk.id), message["MessageId"], process)
 
     def on_lapse(self, body: str) -> None:
         chunk = chunk_of(body)
         if chunk is not None:
             self.follow_ups.lapsed[chunk.batch_id, chunk.id] += 1
+            self.losses.on_lapse((chunk.batch_id, chunk.id))
 
     def on_given_back(self, body: str) -> None:
         """Count the delivery of a process that died. If the chunk had not started there, it must not be split."""
@@ -505,6 +518,7 @@ class Promises:
 
     def on_death(self, process: str) -> None:
         self._dead.add(process)
+        self.losses.on_end(process)
         for (batch_id, operation_id), runs in self._truth.runs.items():
             for run in runs:
                 if run.process == process and run.chunk_id is not None and not self._is_recorded(run):
@@ -561,6 +575,7 @@ class Promises:
 
     def on_poison(self, run: Run) -> None:
         """Check that a small batch with a key kills at most one front end, however often it is sent."""
+        self.losses.on_end(run.process)
         if run.chunk_id is not None:
             return
         label = run.operation_id.partition("-")[0]

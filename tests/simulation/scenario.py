@@ -100,6 +100,7 @@ def run_seed(seed: int, mix: Mix | None = None, settle_seconds: float = SETTLE_S
     world.promises.open.most = settings.tenant_max_open
     world.promises.follow_ups.least_part_seconds = min(settings.chunk_seconds, QUICK_SECONDS)
     world.promises.is_poison_alone = mix.is_poison_alone
+    world.promises.losses.is_quick = mix.is_quick
     world.promises.has_parents = mix.has_parents
     world.promises.acts_in_time = mix.is_gentle
     world.promises.are_leases_kept = mix.are_leases_kept

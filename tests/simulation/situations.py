@@ -129,6 +129,7 @@ def play(situation: Situation, hits: dict[int, Hit] | None = None) -> Played:
     world.promises.quotas.accept_seconds = settings.accept_seconds
     world.promises.open.most = settings.tenant_max_open
     world.promises.is_poison_alone = not {*CRASHES, Hit.CRASH_LONG_BEFORE} & set(fates.hits.values())
+    world.promises.losses.is_quick = set(fates.hits.values()) <= set(CRASHES)
     world.promises.has_parents = situation.has_parents
     world.truth.is_transactional = situation.is_transactional
     submission = Submission("s0", list(situation.toys), **situation.asked)
@@ -516,6 +517,12 @@ SITUATIONS = {
         toys("/reject", "/reject") + toys("/kill-once", seconds=0.8),  # after the count, and before the letters leave
         submit,
         settings={"chunk_operations": 1},
+    ),
+    "some tried again while poison runs": Situation(
+        toys("/flaky", times=1) + toys("/succeed") + toys("/kill", seconds=0.4),
+        submit,
+        Event.OPERATION_BROKE,
+        settings={"chunk_operations": 1, "concurrency": 4},
     ),
     "it kills too many consumers": Situation(
         toys("/kill", "/succeed"), submit, Event.BATCH_ENDED, settings={"max_deaths": 4}
