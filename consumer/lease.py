@@ -27,6 +27,9 @@ class Leases:
         self._until: dict[str, float] = {}
         self._settling: set[str] = set()
         self._outages = {priority: Outage(Event.HEARTBEAT_FAILED) for priority in Priority}
+        self._at_rest = {priority: asyncio.Event() for priority in Priority}  # cleared during a heartbeat
+        for at_rest in self._at_rest.values():
+            at_rest.set()
 
     def hold(self, delivery: Delivery) -> None:
         """Hold a delivery. Its lease is reckoned from the request, since the answer may have been read much later."""
@@ -65,11 +68,14 @@ class Leases:
         if not held:
             return
         asked_at = self._clock.monotonic()
+        self._at_rest[priority].clear()
         try:
             lost = await self._queues[priority].extend(held, self._visibility_seconds)
         except PenstockError as error:  # the next heartbeat tries again
             self._outages[priority].report(error, priority=priority, deliveries=len(held))
             return
+        finally:
+            self._at_rest[priority].set()
         self._outages[priority].end()
         for delivery in held:
             if delivery.receipt in self._held:
@@ -83,6 +89,11 @@ class Leases:
                 get_log().warning(Event.LEASE_LOST, message_id=delivery.message_id)
 
     async def release(self, delivery: Delivery, *, after_seconds: int = 0) -> None:
-        """Return a delivery to the queue before its lease ends."""
+        """Return a delivery to the queue before its lease ends.
+
+        First wait for a heartbeat that is on its way, since it may extend this lease, too. If it arrived later than the
+        release, the delivery would stay invisible for a whole lease, and nobody would hold it.
+        """
         self.let_go(delivery)
+        await self._at_rest[delivery.priority].wait()
         await self._queues[delivery.priority].extend([delivery], after_seconds)

@@ -637,6 +637,7 @@ MUTATIONS = {
         ("steering", 63, steering.drop_what_was_received_often_while_paused),
         ("steering", 46, steering.hold_paused_chunks_while_stopping),
         ("steering", 128, steering.hide_paused_chunks_without_a_note),
+        ("steering", 15, steering.release_beside_a_heartbeat),
         ("steering, storm", 51, steering.change_batches_that_are_over),
         ("steering", 2, steering.move_the_deadline_without_the_sweep),
         ("steering", 1, steering.start_chunks_of_paused_queues),

@@ -7,10 +7,12 @@ import pytest
 
 from penstock.batch import Batch
 from penstock.consumer.attempt import ChunkAttempt, Decision, Discard
+from penstock.consumer.lease import Leases
 from penstock.consumer.pauses import Pauses
 from penstock.consumer.processor import Processor
 from penstock.consumer.queue_switches import QueueSwitches
 from penstock.priority import Priority
+from penstock.queue import Delivery
 from penstock.running.source import Urgency
 from penstock.running.stop import Stop
 from tests.simulation.rewriting import drop_condition, rewrite
@@ -56,6 +58,14 @@ def hide_paused_chunks_without_a_note(patching: Patching) -> None:
         await self._leases.release(delivery, after_seconds=after_seconds)
 
     patching.setattr(Processor, "_release_patiently", mutant)
+
+
+def release_beside_a_heartbeat(patching: Patching) -> None:
+    async def mutant(self: Leases, delivery: Delivery, *, after_seconds: int = 0) -> None:
+        self.let_go(delivery)
+        await self._queues[delivery.priority].extend([delivery], after_seconds)
+
+    patching.setattr(Leases, "release", mutant)
 
 
 def change_batches_that_are_over(patching: Patching) -> None:

@@ -202,6 +202,31 @@ async def test_release_may_hold_back_for_a_while() -> None:
     assert await held.queue.depth() == 1
 
 
+@pytest.mark.parametrize("lost_answers", [0, 1])
+async def test_release_does_not_overtake_a_heartbeat_that_extends_the_same_lease(lost_answers: int) -> None:
+    """If the heartbeat arrived last, the message would stay invisible for a whole lease, and nobody would hold it."""
+    under_way, may_arrive = asyncio.Event(), asyncio.Event()
+    outage = Outage("chunks.extend", "after", lost_answers)
+
+    async def delay_the_first(call: str, moment: Moment) -> None:
+        if not under_way.is_set():
+            under_way.set()
+            await may_arrive.wait()
+        outage(call, moment)
+
+    held = Held(delay_the_first)
+    [delivery] = await held.receive(1)
+    beating = asyncio.create_task(held.leases.beat())
+    await under_way.wait()
+    releasing = asyncio.create_task(held.leases.release(delivery, after_seconds=5))
+    for _ in range(10):
+        await asyncio.sleep(0)  # time for the release to arrive, if it does not wait
+    may_arrive.set()
+    await asyncio.gather(beating, releasing)
+    held.clock.advance(5)
+    assert await held.queue.depth() == 1
+
+
 async def test_letting_go_twice_is_harmless() -> None:
     held = Held()
     [delivery] = await held.receive(1)
