@@ -99,10 +99,12 @@ class Consumer:
         journal: Journal | None = None,
         post: Post | None = None,
         keeps_limits: bool = True,
+        lets_readers_first: bool = True,
     ) -> None:
         """Create a consumer. `post` sends events to their receivers; without it none are delivered.
 
-        Without `keeps_limits`, the limits of the fleet do not apply, nor does the concurrency of a batch.
+        Without `keeps_limits`, the limits of the fleet do not apply, nor does the concurrency of a batch. Without
+        `lets_readers_first`, it writes the end of a batch as soon as everything is counted.
         """
         self._settings = settings
         self._clock = clock
@@ -118,6 +120,8 @@ class Consumer:
         self._count_box = CountBox(clock, self._moved.set)
         self._letter_box = LetterBox(self._moved.set)
         self._readers_first = ReadersFirst(clock, self._moved.set)
+        if not lets_readers_first:
+            self._readers_first.open()
         self._pauses = Pauses(self._stop, clock, self._moved.set, self._has_room_for)
         self._switches = QueueSwitches(backend.store, clock, self._moved.set)
         self._courier = self._new_courier(backend, post)

@@ -517,12 +517,12 @@ class Processor:
         - *Count* comes before *dead letters*. A redrive subtracts the failures that it runs again. If they were not
           counted yet, a counter would be too low for a while. If the sweep has closed the group, the chunk is not
           counted, and its operations have another outcome already: then no dead letters are sent.
-        - *Dead letters*, *finish* and *acknowledge* come a moment later if the group is full. The status tells the end
-          from *count* on, so the client reads it, and perhaps the results, without competing with them.
         - *Dead letters* wait for those of other chunks, in the letter box. Since *acknowledge* comes after them, a
           crash in that time loses none. The failure limits of the batch are checked before them and do not wait.
         - *Finish* comes after *count*, because the counters decide whether the group and the batch are finished. It
-          does not wait for *dead letters*: neither needs the other.
+          does not wait for *dead letters*: neither needs the other. If a batch of one group ends, it comes a moment
+          later, and *acknowledge* with it. The status tells the end from *count* on, so the client reads it without
+          competing with these calls.
         - *Acknowledge* comes last, because until then the message brings the chunk back after a crash. It decides
           nothing: after the lease has ended, SQS may report success and delete nothing, and the chunk comes again.
         """
@@ -541,10 +541,8 @@ class Processor:
             self._meter.finished(batch.tenant, len(record.outcomes))
             self._meter.failures(batch.tenant, len(record.failed_operations))
             await self._limits.check(self._batches.latest(batch), record)
-        if is_full(batch, chunk.group, group):
-            await self._readers_first.wait(attempt.delivery, self._batches.latest(batch))
         sending = [self._send_dead_letters(attempt, record, group)] if is_counted else []
-        await _together(self._finisher.finish(batch, chunk.group, group), *sending)
+        await _together(self._finish(attempt, batch, group), *sending)
         await self.acknowledge(attempt.delivery)
         counts = record.counts
         get_log().info(
@@ -571,6 +569,17 @@ class Processor:
             if record.follow_ups:
                 await self._store.note_follow_ups(batch, record.chunk_id)
             raise
+
+    async def _finish(self, attempt: ChunkAttempt, batch: Batch, group: Group) -> None:
+        """Finish the group if it is full, and the batch if this was its last group.
+
+        If this ends a batch of one group, its client may read the end before. The end of a redrive does not wait: if
+        its batch is final already, the status tells what the table has.
+        """
+        number = attempt.chunk.group
+        if len(batch.group_totals) == 1 and is_full(batch, number, group) and not attempt.is_redrive:
+            await self._readers_first.wait(attempt.delivery, self._batches.latest(batch))
+        await self._finisher.finish(batch, number, group)
 
     async def _send_dead_letters(self, attempt: ChunkAttempt, record: ChunkRecord, group: Group) -> None:
         """Send the dead letters of the record together with those of other chunks. Wait for these for a short time.

@@ -1,8 +1,7 @@
-"""Lets the client of a batch read its end and its results, before the consumer makes the calls that nobody waits for.
+"""Lets the client of a batch read its end and its results, before the consumer writes the end and deletes the message.
 
-From the last count on, the status tells the end (`penstock/ending.py`). What follows is for nobody who waits: the final
-state in the table, dead letters, the deletion of messages. If these calls came at once, they would compete with the
-client's own for whatever both use: a processor, a server, the throughput of a partition.
+From the last count on, the status tells the end (`penstock/ending.py`). So nobody waits for these calls. If they came
+at once, they would compete with the client's own for what both use: a processor, a server, the throughput of a table.
 """
 
 import asyncio
@@ -19,11 +18,11 @@ MOST_BYTES = 2 * 1024 * 1024  # of all chunks that wait: they stay in memory unt
 
 
 class ReadersFirst:
-    """A chunk waits here for a moment after it was counted, if everything in its group is counted. It holds no slot.
+    """The last chunk of a batch waits here for a moment after it was counted. It holds no slot.
 
-    It does not wait if the consumer drains, or if others that wait are many or large. Neither does it if its batch has
-    webhooks, which report the end, if it has lost a delivery, or if its deadline is near. `on_wait` is called when a
-    chunk starts to wait.
+    It does not wait if the consumer drains, or if others that wait are many or large. Neither does it if its batch is
+    final, may have webhooks, which report the end, has lost a delivery, or is about to reach its deadline. `on_wait` is
+    called when a chunk starts to wait.
     """
 
     def __init__(self, clock: Clock, on_wait: Callable[[], None] = lambda: None) -> None:
@@ -41,7 +40,7 @@ class ReadersFirst:
         self._opened.set()
 
     async def wait(self, delivery: Delivery, batch: Batch) -> None:
-        """Return when the calls that follow the last count of a group may be made."""
+        """Return when the end of the batch may be written."""
         if self._is_full() or self._is_urgent(batch):
             return
         self._waiting[delivery.receipt] = delivery

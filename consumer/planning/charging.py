@@ -10,8 +10,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from penstock.batch import Batch, sum_counts
+from penstock.batch import Batch
 from penstock.clock import Clock
+from penstock.ending import counts_of
 from penstock.open_limit import OpenBatch, OpenLimit, OpenOperations
 from penstock.planning import PlannedFile
 from penstock.quota import Charge, Limit, NeverFits, TooSoon, give_back
@@ -140,7 +141,7 @@ class Charging:
         if batch.is_final:
             return 0
         groups = await self._store.read_groups(batch.id, range(len(batch.group_totals)))
-        return batch.total - sum_counts(one.counts for one in groups.values()).completed
+        return batch.total - counts_of(groups.values()).completed
 
     def _charge_of(self, limit: Limit) -> Charge:
         return Charge(self._batch.id, limit.quota.cost(self._total), self._lapses_at)

@@ -121,7 +121,9 @@ class TestBulk:
                 one.freeze()
                 await one.startup()
                 stack.push_async_callback(_stop, one)
-            self._consumer = Consumer(backend, operations, self._settings, self.clock, keeps_limits=False)
+            self._consumer = Consumer(
+                backend, operations, self._settings, self.clock, keeps_limits=False, lets_readers_first=False
+            )
             stack.push_async_callback(_drain, self._consumer)
             self._stack = stack.pop_all()
         return self

@@ -21,8 +21,8 @@ from penstock.service.keys import BACKEND, CALLER, CLOCK, GROUP_NUMBERS, METADAT
 from penstock.service.schemas import flaws_body, status_body
 from penstock.store import Group
 
-FINISH_READS = 6  # how often a batch is read again that a consumer makes final in a moment
-FINISH_PAUSE_SECONDS = 0.005  # before the first of these reads. It doubles each time, so all of them take 0.3 seconds
+FINISH_READS = 5  # how often a batch is read again that a consumer makes final in a moment
+FINISH_PAUSE_SECONDS = 0.06  # before each of these reads. The consumer lets clients read first, for 0.05 seconds
 LONGEST_POLL_SECONDS = 30
 
 
@@ -124,15 +124,15 @@ async def find_finished(request: web.Request) -> Batch:
 
     Raises UnknownBatch as `find_batch` does.
     """
-    batch, pause = await find_batch(request), FINISH_PAUSE_SECONDS
+    batch = await find_batch(request)
     if batch.is_final:
         return batch
     progress = await find_progress(request)
     if not progress.batch.is_final:
         return batch
     for _ in range(FINISH_READS):
-        await request.app[CLOCK].sleep(pause)
-        batch, pause = await find_batch(request), 2 * pause
+        await request.app[CLOCK].sleep(FINISH_PAUSE_SECONDS)
+        batch = await find_batch(request)
         if batch.is_final:
             return batch
     await finish(request.app[BACKEND].store, batch, progress.groups.values(), request.app[CLOCK].now())

@@ -25,8 +25,9 @@ TIME_LINE: list[set[str]] = [
     {"BatchGetItem"},  # read the batch, and the record of the chunk
     {"PutItem"},  # commit the record
     {"PutItem"},  # count the chunk, which is all of its group. From now on the status is final
-    *[set[str]()] * round(readers_first.SECONDS / CALL_SECONDS),
-    {"UpdateItem", "SendMessageBatch"},  # start and finish the batch, and send the dead letter
+    {"SendMessageBatch"},  # send the dead letter
+    *[set[str]()] * (round(readers_first.SECONDS / CALL_SECONDS) - 1),
+    {"UpdateItem"},  # start and finish the batch, once its client has had time to read the end
     {"DeleteMessageBatch"},
 ]
 

@@ -17,7 +17,7 @@ from penstock.batch import BatchState, Counts
 from penstock.chunk import Chunk
 from penstock.clock import SystemClock
 from penstock.consumer import consumer as consuming
-from penstock.consumer import count_box, inlets, pacer
+from penstock.consumer import count_box, inlets, pacer, readers_first
 from penstock.consumer.consumer import Consumer, Held
 from penstock.consumer.pacer import ENOUGH_TO_MEASURE
 from penstock.errors import (
@@ -801,3 +801,26 @@ async def test_chunk_that_waits_to_be_counted_is_no_load_and_leaves_when_the_con
         plant.ask_to_stop()
         await eventually(it_is_counted)
         plant.toys.gate.set()
+
+
+async def test_last_chunk_of_a_batch_is_no_load_while_readers_come_first_and_goes_on_when_the_consumer_drains(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(readers_first, "SECONDS", 60 * UNIT_SECONDS)
+    plant = Plant()
+
+    async def it_waits() -> bool:
+        held = [held.delivery for held in plant.consumer._held.values()]
+        return len(held) == 1 and all(map(plant.consumer._readers_first.holds, held))
+
+    await plant.submit("/succeed")
+    async with plant.running():
+        await eventually(it_waits)
+        load = plant.consumer._loads()[Priority.NORMAL]
+        assert (load.chunks, load.operations) == (0, 0)
+        assert await plant.counts() == Counts(1)
+        plant.ask_to_stop()
+    ended = await plant.parts.store.read_batch(BATCH_ID)
+    assert ended is not None
+    assert ended.is_final
+    assert plant.chunks == []

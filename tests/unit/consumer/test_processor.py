@@ -248,11 +248,11 @@ async def test_chunk_waits_to_be_counted_unless_it_has_follow_ups(
 @pytest.mark.parametrize(
     ("chunk_operations", "steps"),
     [
-        pytest.param(2, ["wait", "dead_letters.send", "store.finish_batch", "chunks.delete"], id="a full group"),
-        pytest.param(1, ["dead_letters.send", "chunks.delete"], id="a group that is not full"),
+        pytest.param(2, ["wait", "dead_letters.send", "store.finish_batch", "chunks.delete"], id="the last chunk"),
+        pytest.param(1, ["dead_letters.send", "chunks.delete"], id="another chunk"),
     ],
 )
-async def test_calls_that_nobody_waits_for_come_a_moment_after_the_last_count(
+async def test_end_of_a_batch_is_written_a_moment_after_its_last_count(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, chunk_operations: int, steps: list[str]
 ) -> None:
     seen = list[str]()
@@ -268,6 +268,24 @@ async def test_calls_that_nobody_waits_for_come_a_moment_after_the_last_count(
     await rig.submit(build_operations("/reject", "/reject"), chunk_operations=chunk_operations)
     await rig.process_next(rig.processor(watch))
     assert seen == ["store.count_chunk", *steps]
+
+
+async def test_end_of_a_redrive_is_written_at_once(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its batch is final already, so its status tells what the table has. The consumer may not know yet that it is."""
+    waits = list[str]()
+
+    async def wait(*_: Any) -> None:
+        waits.append("wait")
+
+    monkeypatch.setattr(ReadersFirst, "wait", wait)
+    await rig.submit(build_operations("/break"))
+    processor = rig.processor()
+    while not rig.dead_letters:
+        await rig.process_next(processor)
+    assert waits == ["wait"]
+    await rig.parts.chunks.send([Message(rig.dead_letters[0].body)])
+    await rig.process_next(processor)
+    assert waits == ["wait"]
 
 
 async def test_batch_that_is_cancelled_while_it_finishes_has_the_time_of_its_start(rig: Rig) -> None:

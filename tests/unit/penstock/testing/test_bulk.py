@@ -9,6 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from penstock import CallNext, Context, Limit, Operations, Reject, Retry, Throttled
+from penstock.consumer import readers_first
 from penstock.errors import Misconfigured
 from penstock.testing import Answer, Outcome, TestBulk
 
@@ -104,6 +105,13 @@ async def test_post_returns_the_outcomes_of_a_batch_that_has_ended(bulk: TestBul
     assert answer.statuses == [201, 409]
     assert answer.results == ["ada state ada", None]
     assert answer.failures == [Outcome("1", 409, error={"title": "Rejected", "detail": "This name is taken."})]
+
+
+async def test_post_does_not_wait_for_readers(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readers_first, "SECONDS", 60)
+    async with asyncio.timeout(30), TestBulk(shop.operations) as bulk:
+        answer = await bulk.post(users("ada"))
+    assert answer.state == "completed"
 
 
 async def test_every_kind_of_handler_runs(bulk: TestBulk) -> None:

@@ -9,6 +9,7 @@ from pytest_aiohttp import AiohttpClient
 from penstock.errors import Unavailable
 from penstock.service.batches import retry as retry_module
 from penstock.service.batches.retry import BYTES_IN_SEND, MESSAGES_IN_SEND, Failures, _in_sends
+from penstock.service.batches.status import FINISH_PAUSE_SECONDS
 from penstock.telemetry import Event
 from penstock.testing.http import Answer
 from tests.support.faults import Moment
@@ -159,7 +160,7 @@ async def test_retry_waits_a_moment_for_the_end_that_its_client_has_read(
 
     monkeypatch.setattr(plant.clock, "sleep", write_end)
     answer = await retry(plant, batch_id)
-    assert (answer.status, answer.body["retried"], pauses) == (202, 1, [0.005, 0.01, 0.02])
+    assert (answer.status, answer.body["retried"], pauses) == (202, 1, [FINISH_PAUSE_SECONDS] * 3)
 
 
 async def test_retry_writes_the_end_that_no_consumer_writes(plant: Plant, toys: Toys) -> None:
