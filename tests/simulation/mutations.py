@@ -651,7 +651,7 @@ MUTATIONS = {
         ("webhooks", 15, webhooks.deliver_again_when_written_again),
         ("webhooks", 48, webhooks.leave_retries_to_the_consumer_that_failed),
         ("webhooks", 12, webhooks.use_old_marks),
-        ("uploads", 38, uploads.replace_a_plan),
+        ("uploads", 490, uploads.replace_a_plan),
         ("uploads", 45, uploads.go_on_sending_one_group_too_late),
         ("uploads", 1, uploads.go_on_validating_one_line_too_late),
         ("uploads", 4, uploads.accept_before_everything_is_sent),
@@ -771,7 +771,7 @@ MUTATIONS_AT_CALLS = {
             "looked at when it ends, with a limit", 0, Hit.FAIL_BEFORE, ends.tell_the_end_although_it_may_be_stopped
         ),
         MutationAtCall("looked at when it ends", 0, Hit.FAIL_BEFORE, ends.finish_by_the_clock_of_the_consumer),
-        MutationAtCall("looked at when it ends", 23, Hit.CRASH_BEFORE, ends.finish_with_the_start_of_the_last_consumer),
+        MutationAtCall("looked at when it ends", 14, Hit.CRASH_BEFORE, ends.finish_with_the_start_of_the_last_consumer),
         MutationAtCall("looked at when it ends", 0, Hit.FAIL_BEFORE, ends.tell_the_end_without_the_start),
         MutationAtCall("retried when it ends", 0, Hit.FAIL_BEFORE, ends.retry_without_waiting_for_the_end),
         MutationAtCall("retried when it ends", 0, Hit.FAIL_BEFORE, ends.cancel_what_is_told_as_final),

@@ -24,7 +24,9 @@ from penstock.backend import Backend
 from penstock.bills import Bills
 from penstock.errors import PenstockError, RejectedCall
 from penstock.priority import Priority
-from penstock.service.intake import reading, submit
+from penstock.service import idempotency, uploads
+from penstock.service.batches import retry
+from penstock.service.intake import planned, reading, submit
 from penstock.settings import Settings
 from penstock.store import Traces
 from penstock.telemetry import Event as LogEvent
@@ -267,12 +269,21 @@ def _determined(chance: random.Random, now: Callable[[], float]) -> Iterator[Non
     def token_hex(nbytes: int | None = None) -> str:
         return chance.randbytes(nbytes or 8).hex()
 
-    ids = ulid.ULIDGenerator(clock=lambda: int(now() * 1000), randomness=lambda _: chance.randbytes(10))
+    def ids_of(source: random.Random) -> ulid.ULIDGenerator:
+        return ulid.ULIDGenerator(clock=lambda: int(now() * 1000), randomness=lambda _: source.randbytes(10))
+
+    apart = random.Random()
+    apart.setstate(chance.getstate())
+    ids, other_ids = ids_of(chance), ids_of(apart)
     state = random.getstate()
     random.seed(chance.getrandbits(64))
     with (
         patch.object(secrets, "token_hex", token_hex),
         patch.object(submit, "BATCH_IDS", ids),
+        patch.object(planned, "BATCH_IDS", other_ids),
+        patch.object(uploads, "_UPLOAD_IDS", other_ids),
+        patch.object(retry, "ULID", other_ids.generate),
+        patch.object(idempotency, "ULID", other_ids.generate),
         patch.object(reading, "STEP_SECONDS", math.inf),
     ):
         try:
