@@ -23,6 +23,7 @@ _NO_ROW = " \r\n"
 _NO_DELIMITERS = '"\r\n\0'
 _SEPARATOR_LINE = re.compile(r'"?sep=([^"\r])"?(?:\1|\s)*', re.IGNORECASE)  # some programs fill the row with delimiters
 _QUOTED = re.compile(r'"[^"]*("|$)')
+_INSIDE_CELL = re.compile(rb'[^"]*+(?:""[^"]*+)*+')  # up to a quote that may end it
 _REST_OF_CELL = re.compile(r'[^"]*(?:""[^"]*)*"(?!")')  # up to the quote that ends it
 _MOST_COLUMNS = 1_000
 _SHOWN = 100  # characters of a column's name in an error
@@ -125,16 +126,48 @@ class CsvLines:
         return self._split(piece)
 
     def _split(self, piece: bytes) -> Iterator[Row]:
-        complete, line_break, rest = piece.rpartition(b"\n")
-        if line_break:
-            lines = bytes(self._rest + complete).split(b"\n")
+        end = piece.rfind(b"\n") + 1
+        if end:
+            lines = bytes(self._rest + piece[:end])
             self._rest.clear()
-            for line in lines:
-                self.read_bytes += len(line) + 1
-                if (row := self._line(line)) is not None:
-                    yield row
-        self._rest += rest
+            yield from self._rows(lines)
+        self._rest += piece[end:]
         self._check_size(len(self._rest), self._row_start or self._count + 1)
+
+    def _rows(self, lines: bytes) -> Iterator[Row]:
+        """Yield the rows that end in these lines, which are complete."""
+        start = 0
+        while start < len(lines):
+            if self._row_start and (inside := self._go_on_in_cell(lines, start)):
+                start = inside
+                continue
+            end = lines.index(b"\n", start)
+            self.read_bytes += end + 1 - start
+            if (row := self._line(lines[start:end])) is not None:
+                yield row
+            start = end + 1
+
+    def _go_on_in_cell(self, lines: bytes, start: int) -> int:
+        """Add the lines that a quoted cell goes on after, all at once. Return where they end, or 0 if there are none.
+
+        A cell may have a million lines, and to read each by itself would take seconds. A line that may end the cell is
+        not one of them, and neither is one that cannot be read.
+        """
+        stop = _INSIDE_CELL.match(lines, start).end()  # type: ignore[union-attr]  # it matches nothing, too
+        nul = lines.find(b"\0", start, stop)
+        end = lines.rfind(b"\n", start, stop if nul < 0 else nul) + 1
+        try:
+            text = lines[start:end].decode(self._codec)
+        except UnicodeDecodeError as error:
+            end = lines.rfind(b"\n", start, start + error.start) + 1
+            text = lines[start:end].decode(self._codec)
+        if end:
+            self._count_lines(text.count("\n"))
+            self._row_bytes += end - start
+            self._check_size(self._row_bytes, self._row_start)
+            self.read_bytes += end - start
+            self._row.write(text.replace("\r\n", "\n"))
+        return end
 
     def end(self) -> Iterator[Row]:
         """Yield the last row, if it has no line break."""
@@ -152,10 +185,7 @@ class CsvLines:
 
     def _line(self, line: bytes) -> Row | None:
         """Return the row that ends with this line. Return None if none does."""
-        self._count += 1
-        if self._count > self._most_lines:
-            detail = f"The file has more than {self._most_lines:,} lines, including empty lines."
-            raise LimitPassed(detail, limit={"maxLines": self._most_lines})
+        self._count_lines(1)
         self._row_bytes = (self._row_bytes if self._row_start else 0) + len(line) + 1
         self._check_size(self._row_bytes, self._row_start or self._count)
         text = self._decoded(line)
@@ -244,6 +274,12 @@ class CsvLines:
             if self._codec != UTF_8:
                 raise not_in_charset(self._codec, self._count) from None
             raise _invalid(f"The line is not UTF-8.{_encoding_hint(line)}", self._count) from None
+
+    def _count_lines(self, count: int) -> None:
+        self._count += count
+        if self._count > self._most_lines:
+            detail = f"The file has more than {self._most_lines:,} lines, including empty lines."
+            raise LimitPassed(detail, limit={"maxLines": self._most_lines})
 
     def _check_size(self, size: int, number: int) -> None:
         if size > self._most_bytes:

@@ -4,8 +4,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from penstock.errors import InvalidRequest, LimitPassed
+from penstock.errors import Flaw, InvalidRequest, LimitPassed
 from penstock.files.charset import UnknownCharset
 from penstock.files.csv_lines import CsvLines, Row, parse_delimiter
 
@@ -46,6 +48,7 @@ def read(content: bytes, step: int = 1_000, **form: Any) -> Read:
         (b'"sep=\t"\t\na\tb\n1\t2\n', [(3, ["1", "2"])]),
         (b" a , b \n 1 ,2\n", [(2, [" 1 ", "2"])]),  # only names lose their spaces
         (b'a,b\n"x\r\n\r\ny",2\r\n3,4\r\n', [(2, ["x\n\ny", "2"]), (5, ["3", "4"])]),  # a cell with line breaks
+        (b'a,b\n"x\r\n""\n\r\ny\n""z",2\n3,"4\n"\n', [(2, ['x\n"\n\ny\n"z', "2"]), (7, ["3", "4\n"])]),
         (b'a,b\n"q ""z""",\n', [(2, ['q "z"', ""])]),
         (b'a,b\n5" pipe,2\n3,4\n', [(2, ['5" pipe', "2"]), (3, ["3", "4"])]),  # no cell starts at this quote
         (b'a,b\n1,"x,\ny"\n', [(2, ["1", "x,\ny"])]),
@@ -99,6 +102,8 @@ def test_rows_are_read_however_the_file_arrives(content: bytes, rows: list[tuple
         ("a,b\n".encode("utf-32"), 1, "The file is UTF-32"),
         ("\ufeffa,b\n".encode("utf-32-be"), 1, "The file is UTF-32"),
         ("a,b\n".encode("utf-32-le"), 1, "The line has NUL characters, as files that are not text have."),
+        (b'a,b\n1,"x\ny\n\xe4\nz"\n', 4, "The line is not UTF-8. It seems to be Windows-1252."),
+        (b'a,b\n1,"x\ny\n\0\nz"\n', 4, "The line has a NUL character."),
         (b"a,b\n\x02\xe4,1\n", 2, "The line is not UTF-8. Save the file as CSV UTF-8, or send it with its own"),
     ],
 )
@@ -251,6 +256,30 @@ def test_file_that_is_no_text_is_not_taken_for_utf_16(content: bytes, charset: s
         read(content, charset=charset)
     assert words in raised.value.flaws[0].detail
     assert "UTF-16" not in raised.value.flaws[0].detail
+
+
+PARTS = [b'"', b'"', b",", b"\n", b"\n", b"\r\n", b"\r", b"x", b"\0", b"\xe4", b"\xc3\xa4"]
+
+
+@given(st.lists(st.sampled_from(PARTS), max_size=60), st.sampled_from([10, 1_000]), st.sampled_from([4, 100]))
+def test_file_is_read_the_same_in_one_piece_and_byte_by_byte(
+    parts: list[bytes], most_bytes: int, most_lines: int
+) -> None:
+    content = b"a,b\n" + b"".join(parts)
+    limits = {"most_bytes": most_bytes, "most_lines": most_lines}
+    assert read_until_error(lines(**limits), content, 1_000) == read_until_error(lines(**limits), content, 1)
+
+
+def read_until_error(source: CsvLines, content: bytes, step: int) -> list[Row | list[Flaw] | type[LimitPassed]]:
+    """Return the rows of a file, and after them the reason why it cannot be read on."""
+    read: list[Row | list[Flaw] | type[LimitPassed]] = []
+    try:
+        read.extend(rows_of(source, content, step))
+    except InvalidRequest as error:
+        read.append(list(error.flaws))
+    except LimitPassed:
+        read.append(LimitPassed)
+    return read
 
 
 def test_file_without_content_has_no_columns() -> None:
