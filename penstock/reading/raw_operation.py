@@ -28,7 +28,7 @@ from penstock.reading.lines import Lines
 from penstock.reading.operation_request import LONGEST_ID, LONGEST_KEY, LONGEST_PATH
 
 _SLICE_BYTES = 65_536  # are decoded at once: a text may need four times as much memory as its UTF-8
-_MOST_BODY_BYTES = MOST_BYTES  # a larger body is parsed: if it were invalid, its validator would run twice in one turn
+MOST_RAW_BYTES = MOST_BYTES  # a larger body is parsed: if it were invalid, its validator would run twice in one turn
 _LONG_BODY_BYTES = 2_000  # in a longer one, all spaces are looked for
 _FIRST_BYTES = 64  # of a shorter one tell how the rest was written
 _BACKSLASH = 0x5C
@@ -246,7 +246,7 @@ def _is_usual(content: bytes | bytearray) -> bool:
 
 def _is_fit(content: Raw) -> bool:
     size = len(content)
-    return size <= MOST_LEVELS or (size <= _MOST_BODY_BYTES and is_shallow(_encode(content)))
+    return size <= MOST_LEVELS or (size <= MOST_RAW_BYTES and is_shallow(_encode(content)))
 
 
 def _is_utf_8(content: bytes | bytearray) -> bool:

@@ -34,7 +34,7 @@ from penstock.reading.flaws import MOST_FLAWS, MOST_FOUND, Flaws
 from penstock.reading.link_reader import LinkReader
 from penstock.reading.operation_reader import OperationReader, ReadOperation
 from penstock.reading.operation_request import LONGEST_ID, LONGEST_KEY
-from penstock.reading.raw_operation import LARGE_BODY_BYTES, RawOperation
+from penstock.reading.raw_operation import LARGE_BODY_BYTES, MOST_RAW_BYTES, RawOperation
 from penstock.references import MOST_VALUE_BYTES
 from penstock.route import Route
 from penstock.service.handler_times import HandlerTimes
@@ -43,6 +43,9 @@ from penstock.service.intake.plan import Plan
 from penstock.settings import Settings
 
 _PART_OF_A_MESSAGE = 32  # a linked operation that takes more than this part of a message is large
+_MOST_TO_SHORTEN = (
+    3 * MOST_RAW_BYTES
+)  # a longer operation had its body parsed: escapes at most double one that stays raw
 
 
 class Draft:
@@ -222,9 +225,10 @@ class Draft:
         """Encode operations again, as short as they can be. Their bodies may be longer as they were sent."""
         for place in places:
             encoded = self._encoded[place]
-            shorter = shorten(encoded)
-            self._encoded[place] = shorter
-            self._sizes[place] -= len(encoded) - len(shorter)
+            if len(encoded) <= _MOST_TO_SHORTEN:
+                shorter = shorten(encoded)
+                self._encoded[place] = shorter
+                self._sizes[place] -= len(encoded) - len(shorter)
 
     def _shorten_large(self) -> None:
         """Measure large operations as those are measured that are linked, each once.
