@@ -2,7 +2,7 @@
 
 import pytest
 
-from penstock.reading.digits import MOST_DIGITS, check_digits
+from penstock.reading.digits import LONG_DIGITS, MOST_DIGITS, MOST_LONG_DIGITS, check_digits
 
 LONGEST = b"12" * (MOST_DIGITS // 2)
 
@@ -13,6 +13,9 @@ LONGEST = b"12" * (MOST_DIGITS // 2)
         LONGEST,
         b"[" + LONGEST + b"," + LONGEST + b"]",
         b"[1.5," + b"1," * 100_000 + b"1]",
+        b"[" + b",".join([LONGEST] * (MOST_LONG_DIGITS // MOST_DIGITS - 1)) + b"]",
+        b"[" + b",".join([b"7" * (LONG_DIGITS - 1)] * (2 * MOST_LONG_DIGITS // LONG_DIGITS)) + b"]",
+        b'["' + b'","'.join([LONGEST] * (2 * MOST_LONG_DIGITS // MOST_DIGITS)) + b'"]',
         b'"' + 100 * LONGEST + b'"',
         b'{"a\\"' + 2 * LONGEST + b'":"\\\\",' + b'"b":[1,"' + 2 * LONGEST + b'"]}',
     ],
@@ -29,3 +32,11 @@ def test_number_with_more_digits_is_found(before: bytes, after: bytes) -> None:
     content = before + (b'",' if in_string else b"") + LONGEST + b"3" + after
     with pytest.raises(ValueError, match="more than 1,000 digits"):
         check_digits(content)
+
+
+@pytest.mark.parametrize("number", [b"7" * LONG_DIGITS, LONGEST, b"-1." + b"7" * LONG_DIGITS])
+def test_many_long_numbers_are_found(number: bytes) -> None:
+    """To write 10 MB of them, each with 1,000 digits, would take half a second in a single turn."""
+    count = MOST_LONG_DIGITS // (len(number) // LONG_DIGITS * LONG_DIGITS) + 100
+    with pytest.raises(ValueError, match="numbers with 100 digits or more have more than 2,000,000 digits together"):
+        check_digits(b"[" + b",".join([number] * count) + b"]")
