@@ -9,6 +9,7 @@ import math
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import partial
 from itertools import accumulate
 from types import TracebackType
 from typing import Any, Self, TypeGuard
@@ -69,7 +70,9 @@ class Draft:
         self._has_transaction = registry.transaction is not None
         self._limit_of_group: str | None = None
         self.plan = Plan(batch_id, settings)
-        self._links = LinkReader(self._recent_ids, self.plan.most_together)
+        self._next_ids: list[str] = []  # those that are not in `ids` yet
+        # No method: a draft that refers to itself would stay in memory until a collection, which may never come.
+        self._links = LinkReader(partial(_recent, self.ids, self._next_ids), self.plan.most_together)
         self.counts_handlers = False  # set it before the first operation is added
         self._planned_by_handler = Counter[str]()
         self._match = registry.match
@@ -89,7 +92,6 @@ class Draft:
         self._shortened = 0  # of these operations, how many of the first `_shorten_large` has seen
         self._lines = array("I")  # the line of each operation, if the request is a stream
         self._giants = Flaws()
-        self._next_ids: list[str] = []  # those that are not in `ids` yet
         self._check_ids_at = 2 * MOST_FOUND  # operations. It is doubled after each check
 
     def __enter__(self) -> Self:
@@ -441,10 +443,7 @@ class Draft:
 
     def _note_ids(self) -> None:
         self.ids.extend(self._next_ids)
-        self._next_ids = []
-
-    def _recent_ids(self, most: int) -> list[str]:
-        return [*self.ids.recent(most), *self._next_ids][-most:]
+        self._next_ids.clear()
 
     def _note_group(self, index: int, name: str) -> None:
         if self._links.note_group(index, name):
@@ -493,6 +492,11 @@ class Draft:
         """Turn the pointer of an error, which starts at the operation, into a pointer that starts at the request."""
         line = self._lines[index] if self._lines else None
         return Flaw(pointer("operations", index) + flaw.pointer, flaw.detail, line)
+
+
+def _recent(ids: Ids, next_ids: Sequence[str], most: int) -> list[str]:
+    """Return the last ids of a batch, as many as `most`. `next_ids` follow `ids`."""
+    return [*ids.recent(most), *next_ids][-most:]
 
 
 def _is_name(given: Any, longest: int) -> TypeGuard[str]:

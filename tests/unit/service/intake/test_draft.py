@@ -1,5 +1,7 @@
 """What a draft keeps of operations until they are planned, and how large it takes them to be."""
 
+import gc
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,6 +33,20 @@ def draft() -> Iterator[Draft]:
     settings = Settings(sync_max_operations=3, message_bytes=8_000)
     with Draft(BATCH, operations, settings, HandlerTimes(MemoryStore(), [], FakeClock())) as draft:
         yield draft
+
+
+def test_draft_is_freed_without_a_collection() -> None:
+    """The usual operations of a large batch have almost nothing that makes the collector run."""
+    gc.disable()
+    try:
+        with Draft(BATCH, operations, Settings(), HandlerTimes(MemoryStore(), [], FakeClock())) as draft:
+            draft.add(of(1))
+            draft.add(of(2, dependsOn=["0"]))
+        freed = weakref.ref(draft)
+        del draft
+        assert freed() is None
+    finally:
+        gc.enable()
 
 
 async def test_links_behind_an_operation_that_is_too_large_are_forgotten(draft: Draft) -> None:
