@@ -219,6 +219,23 @@ async def test_batch_that_one_chunk_completes_is_started_by_the_call_that_finish
     assert (batch.state, batch.started_at, batch.finished_at) == (BatchState.COMPLETED, NOW, NOW + 1)
 
 
+def recorder(
+    monkeypatch: pytest.MonkeyPatch, place: type[CountBox | ReadersFirst], moment: Moment, calls: set[str]
+) -> tuple[list[str], Watch]:
+    """Return a list, and a watch that adds these calls to it. Chunks that would wait in `place` only add "wait"."""
+    seen = list[str]()
+
+    async def wait(*_: Any) -> None:
+        seen.append("wait")
+
+    def watch(call: str, now: Moment) -> None:
+        if now == moment and call in calls:
+            seen.append(call)
+
+    monkeypatch.setattr(place, "wait", wait)
+    return seen, watch
+
+
 @pytest.mark.parametrize(
     ("path", "steps"),
     [
@@ -230,16 +247,8 @@ async def test_chunk_waits_to_be_counted_unless_it_has_follow_ups(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, path: str, steps: list[str]
 ) -> None:
     """Until it is counted, each delivery after a crash sends them once more. An operation in them may be the reason."""
-    seen = list[str]()
-
-    async def wait(*_: Any) -> None:
-        seen.append("wait")
-
-    def watch(call: str, moment: Moment) -> None:
-        if moment == "after" and call in {"store.commit_chunk", "chunks.send", "store.count_chunk"}:
-            seen.append(call)
-
-    monkeypatch.setattr(CountBox, "wait", wait)
+    calls = {"store.commit_chunk", "chunks.send", "store.count_chunk"}
+    seen, watch = recorder(monkeypatch, CountBox, "after", calls)
     await rig.submit(build_operations(path, "/succeed"))
     await rig.process_next(rig.processor(watch))
     assert seen == steps
@@ -255,16 +264,7 @@ async def test_chunk_waits_to_be_counted_unless_it_has_follow_ups(
 async def test_end_of_a_batch_is_written_a_moment_after_its_last_count(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, chunk_operations: int, steps: list[str]
 ) -> None:
-    seen = list[str]()
-
-    async def wait(*_: Any) -> None:
-        seen.append("wait")
-
-    def watch(call: str, moment: Moment) -> None:
-        if moment == "before" and call in {"store.count_chunk", *steps}:
-            seen.append(call)
-
-    monkeypatch.setattr(ReadersFirst, "wait", wait)
+    seen, watch = recorder(monkeypatch, ReadersFirst, "before", {"store.count_chunk", *steps})
     await rig.submit(build_operations("/reject", "/reject"), chunk_operations=chunk_operations)
     await rig.process_next(rig.processor(watch))
     assert seen == ["store.count_chunk", *steps]
@@ -272,20 +272,15 @@ async def test_end_of_a_batch_is_written_a_moment_after_its_last_count(
 
 async def test_end_of_a_redrive_is_written_at_once(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its batch is final already, so its status tells what the table has. The consumer may not know yet that it is."""
-    waits = list[str]()
-
-    async def wait(*_: Any) -> None:
-        waits.append("wait")
-
-    monkeypatch.setattr(ReadersFirst, "wait", wait)
+    seen, watch = recorder(monkeypatch, ReadersFirst, "before", {"store.finish_batch"})
     await rig.submit(build_operations("/break"))
-    processor = rig.processor()
+    processor = rig.processor(watch)
     while not rig.dead_letters:
         await rig.process_next(processor)
-    assert waits == ["wait"]
+    assert seen == ["wait", "store.finish_batch"]
     await rig.parts.chunks.send([Message(rig.dead_letters[0].body)])
     await rig.process_next(processor)
-    assert waits == ["wait"]
+    assert seen == ["wait", "store.finish_batch", "store.finish_batch"]
 
 
 async def test_batch_that_is_cancelled_while_it_finishes_has_the_time_of_its_start(rig: Rig) -> None:
