@@ -1,4 +1,4 @@
-"""Waits for a condition, with a deadline, so that no test sleeps and hopes."""
+"""Waits for a condition with a deadline, or for tasks that need no time, so that no test sleeps and hopes."""
 
 import asyncio
 import os
@@ -24,3 +24,9 @@ async def eventually(
         if asyncio.get_running_loop().time() > deadline:
             raise AssertionError(f"It did not come true within {units * UNIT_SECONDS:g} s; the last answer: {answer!r}")
         await asyncio.sleep(poll_seconds)
+
+
+async def settle() -> None:
+    """Let the other tasks run for a few turns of the event loop. After that, short ones are finished or wait."""
+    for _ in range(5):
+        await asyncio.sleep(0)

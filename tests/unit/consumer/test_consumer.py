@@ -37,7 +37,7 @@ from penstock.testing import MemoryParts, MemoryQueue, MemoryStore
 from tests.support.builders import BATCH_ID, build_operations, build_settings, plan, submit
 from tests.support.faults import Moment, Watch, watched
 from tests.support.rig import Rig, take_turn
-from tests.support.waiting import UNIT_SECONDS, eventually
+from tests.support.waiting import UNIT_SECONDS, eventually, settle
 
 
 class PolledQueue(MemoryQueue):
@@ -613,8 +613,7 @@ async def test_receive_under_way_is_finished_and_what_it_brings_is_given_back() 
     async with plant.running() as task:
         await plant.queue.is_polled.wait()
         plant.ask_to_stop()
-        for _ in range(5):
-            await asyncio.sleep(0)
+        await settle()
         assert not task.done()  # cancelling the poll would strand what it was about to return
         await plant.submit(*["/succeed"] * 5, chunk_operations=1)
         await asyncio.wait_for(task, 10 * UNIT_SECONDS)

@@ -14,6 +14,7 @@ from penstock.consumer.count_box import MOST_SECONDS, CountBox
 from penstock.queue import Delivery
 from penstock.testing import FakeClock
 from tests.support.builders import build_batch
+from tests.support.waiting import settle
 
 LARGE = build_batch(1_000_000, 1_000_000)
 
@@ -56,11 +57,6 @@ async def waiting(
     yield left
     await asyncio.gather(*tasks)
     assert left == []
-
-
-async def settle() -> None:
-    for _ in range(5):
-        await asyncio.sleep(0)
 
 
 async def test_chunks_of_a_group_leave_together_after_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:

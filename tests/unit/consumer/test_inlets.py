@@ -11,6 +11,7 @@ from penstock.priority import Priority
 from penstock.queue import Delivery, Message
 from penstock.testing import FakeClock, MemoryQueue
 from tests.support.builders import build_settings
+from tests.support.waiting import settle
 
 HIGH, NORMAL, LOW = Priority
 
@@ -146,8 +147,7 @@ async def test_inlet_in_trouble_pauses_until_it_is_to_stop(monkeypatch: pytest.M
     queue.gate.set()
     inlet = Inlet(HIGH, queue, build_settings(), stopping, lambda: None)
     inlet.open(1)
-    for _ in range(5):
-        await asyncio.sleep(0)
+    await settle()
     assert (inlet.is_done, inlet.is_in_trouble) == (False, True)
     stopping.set()
     async with asyncio.timeout(1):

@@ -9,6 +9,7 @@ import pytest
 from penstock.consumer import letter_box
 from penstock.consumer.letter_box import LetterBox
 from penstock.queue import MESSAGES_IN_CALL, Delivery, Message
+from tests.support.waiting import settle
 
 LETTER = Message("a letter")
 
@@ -28,11 +29,6 @@ async def waiting(box: LetterBox, count: int, *, body: str = "") -> AsyncIterato
     await settle()
     yield left
     await asyncio.gather(*tasks)
-
-
-async def settle() -> None:
-    for _ in range(5):
-        await asyncio.sleep(0)
 
 
 async def test_letters_wait_until_they_fill_a_call() -> None:

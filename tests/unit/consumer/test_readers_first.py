@@ -13,6 +13,7 @@ from penstock.consumer.readers_first import MOST_BYTES, MOST_WAITING, ReadersFir
 from penstock.queue import Delivery
 from penstock.testing import FakeClock
 from tests.support.builders import build_batch
+from tests.support.waiting import settle
 
 BATCH = build_batch(1)
 LONG = 60.0  # seconds: no test waits for so long
@@ -40,11 +41,6 @@ async def waiting(
     place.open()
     await asyncio.gather(*tasks)
     assert left == []
-
-
-async def settle() -> None:
-    for _ in range(5):
-        await asyncio.sleep(0)
 
 
 async def test_a_chunk_goes_on_after_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:

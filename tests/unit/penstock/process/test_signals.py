@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from penstock.process.signals import StoppedWhileStarting, listening_for_stop, open_unless_stopped
+from tests.support.waiting import settle
 
 
 async def soon() -> None:
@@ -69,8 +70,7 @@ async def test_request_and_the_end_of_the_start_at_the_same_time_cancel_nothing_
     stopping.add_done_callback(lambda _: lifespan.gate.set())
     try:
         async with open_unless_stopped(lifespan.open(), stopping):
-            for _ in range(5):
-                await asyncio.sleep(0)
+            await settle()
             lifespan.happened.append("block")
     except StoppedWhileStarting:
         assert lifespan.happened == ["start", "end"]

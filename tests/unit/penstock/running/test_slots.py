@@ -12,6 +12,7 @@ from penstock.priority import Priority
 from penstock.running.shares import MOST_IDLE, Shares
 from penstock.running.slots import Lane, Slots, in_turn
 from tests.support.full import full
+from tests.support.waiting import settle
 
 HIGH, NORMAL, LOW = Priority
 WEIGHTS = {HIGH: 16, NORMAL: 4, LOW: 1}
@@ -77,11 +78,6 @@ class Bench:
             ending[1].set()
             await settle()
         self.now = until
-
-
-async def settle() -> None:
-    for _ in range(5):
-        await asyncio.sleep(0)
 
 
 def at(running: tuple[float, asyncio.Event]) -> float:

@@ -22,7 +22,7 @@ from penstock.service.keys import TURNS
 from penstock.testing import MemoryBucket, TestBulk
 from penstock.testing.http import Answer
 from tests.support.generators import are_closed, kept_generators
-from tests.support.waiting import UNIT_SECONDS
+from tests.support.waiting import UNIT_SECONDS, settle
 
 operations: Operations[Any] = Operations()
 
@@ -338,8 +338,7 @@ async def test_a_long_scan_for_a_few_rows_keeps_its_lease(monkeypatch: pytest.Mo
         assert batch is not None
         for _ in range(3):
             bulk.clock.advance(LEASE_SECONDS / 2 + 1)
-            for _ in range(5):
-                await asyncio.sleep(0)
+            await settle()
             assert (await other.go_on(batch, exports[key])).lease == 1
         may_find.set()
         assert (await settled(bulk, answer))["rows"] == 3
