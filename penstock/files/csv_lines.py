@@ -25,6 +25,7 @@ _SEPARATOR_LINE = re.compile(r'"?sep=([^"\r])"?(?:\1|\s)*', re.IGNORECASE)  # so
 _QUOTED = re.compile(r'"[^"]*("|$)')
 _INSIDE_CELL = re.compile(rb'[^"]*+(?:""[^"]*+)*+')  # up to a quote that may end it
 _REST_OF_CELL = re.compile(r'[^"]*(?:""[^"]*)*"(?!")')  # up to the quote that ends it
+_NUL = 0  # a number: to look for b"\0" in a short line takes ten times as long
 _MOST_COLUMNS = 1_000
 _SHOWN = 100  # characters of a column's name in an error
 _MOST_NAME_BYTES = 65_536  # of all columns: they are kept with the batch
@@ -154,7 +155,7 @@ class CsvLines:
         not one of them, and neither is one that cannot be read.
         """
         stop = _INSIDE_CELL.match(lines, start).end()  # type: ignore[union-attr]  # it matches nothing, too
-        nul = lines.find(b"\0", start, stop)
+        nul = lines.find(_NUL, start, stop)
         end = lines.rfind(b"\n", start, stop if nul < 0 else nul) + 1
         try:
             text = lines[start:end].decode(self._codec)
@@ -264,7 +265,7 @@ class CsvLines:
             _check_start(line)
             if line.startswith(BOM_UTF8):  # then the file is UTF-8, also if something else was said
                 line, self._codec, self.needs_mark = line.removeprefix(BOM_UTF8), UTF_8, True
-        if b"\0" in line:
+        if _NUL in line:
             if self._transcoder is not None or b"\0\0\0" in line:  # UTF-16 has at most two between its characters
                 raise _invalid(_NO_TEXT, self._count)
             raise _invalid(f"The line has a NUL character. Is the file UTF-16? {_UTF_16}", self._count)
