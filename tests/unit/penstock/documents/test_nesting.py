@@ -31,6 +31,7 @@ SHAPES = pytest.mark.parametrize("nested", [lists, objects])
         None,
         "[" * 1_000,
         [[]] * 1_000,
+        [[1.5, 2], {"[": []}] * 1_000,
         {"a" * 10: [{"{[": 1}] * 500},
         lists(MOST_LEVELS),
         objects(MOST_LEVELS),
@@ -43,7 +44,13 @@ def test_value_with_few_levels_is_accepted_however_long_it_is(value: Any) -> Non
 
 @pytest.mark.parametrize(
     "value",
-    [lists(MOST_LEVELS + 1), objects(MOST_LEVELS + 1), [1, {"a": lists(MOST_LEVELS - 1)}], [{"a": objects(196)}]],
+    [
+        lists(MOST_LEVELS + 1),
+        objects(MOST_LEVELS + 1),
+        [1, {"a": lists(MOST_LEVELS - 1)}],
+        [{"a": objects(196)}],
+        [[]] * 1_000 + [lists(MOST_LEVELS)],
+    ],
 )
 def test_value_with_too_many_levels_is_found_wherever_they_are(value: Any) -> None:
     assert is_too_deep(value, to_json(value))
