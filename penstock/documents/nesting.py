@@ -18,8 +18,8 @@ TOO_DEEP = f"Use at most {MOST_LEVELS} levels of arrays and objects."
 
 def is_too_deep(value: Any, content: bytes) -> bool:
     """Return True if a JSON value has too many levels. `content` is its text."""
-    # A text without many brackets, which nearly all are, need not be walked through. If it has few strings, as a table of
-    # numbers has, its brackets tell enough, at a lower cost.
+    # A text without many brackets, which nearly all are, need not be walked through. If it has few strings, as a table
+    # of numbers has, its brackets tell enough, at a lower cost.
     brackets = content.count(b"[") + content.count(b"{")
     if brackets <= MOST_LEVELS or (content.count(b'"') <= brackets and is_shallow(content)):
         return False
