@@ -267,4 +267,6 @@ def _may_have_spaces(body: Raw, line: bytes) -> bool:
 
     A short one may keep some, which cost little.
     """
-    return len(body) > _LONG_BODY_BYTES or (b'": ' in line and _encode(body).find(b'": ', 0, _FIRST_BYTES) >= 0)
+    if len(body) > _LONG_BODY_BYTES:
+        return True
+    return line.find(b'": ') >= 0 and _encode(body).find(b'": ', 0, _FIRST_BYTES) >= 0  # `in` takes twice as long
