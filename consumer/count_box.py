@@ -12,29 +12,29 @@ from dataclasses import dataclass, field
 from penstock.batch import Batch
 from penstock.chunk import Chunk
 from penstock.clock import Clock
+from penstock.consumer.waiting_chunks import WaitingChunks
 from penstock.queue import Delivery
 from penstock.waiting import happens
 
 MOST_SECONDS = 0.5  # progress is visible this much later, and the message is deleted as much later
 MOST_WAITING = 10  # chunks. More would keep the consumer from receiving others: it holds a limited number
-MOST_BYTES = 2 * 1024 * 1024  # of all chunks that wait: they stay in memory until then
 
 
 @dataclass(slots=True)
 class _Box:
-    """The receipts of the chunks of one group that will be counted, and how many of these chunks wait."""
+    """The chunks of one group that will be counted, and those of them that wait, by their receipts."""
 
     left_at: float  # when one of its chunks left, by the monotonic clock. Before that, when the first one came
     expected: set[str] = field(default_factory=set)
-    waiting: int = 0
+    waiting: set[str] = field(default_factory=set)
     departure: asyncio.Event = field(default_factory=asyncio.Event)
 
     def depart(self) -> None:
         self.departure.set()
-        self.departure, self.waiting = asyncio.Event(), 0
+        self.departure, self.waiting = asyncio.Event(), set()
 
     def depart_if_due(self) -> None:
-        if self.waiting == len(self.expected):
+        if self.waiting >= self.expected:  # one that was cancelled while it waited is not expected any more
             self.depart()
 
 
@@ -51,14 +51,13 @@ class CountBox:
 
     def __init__(self, clock: Clock, on_wait: Callable[[], None] = lambda: None) -> None:
         self._clock = clock
-        self._on_wait = on_wait
         self._boxes: dict[tuple[str, int], _Box] = {}  # by batch and group
-        self._waiting: dict[str, Delivery] = {}  # by their receipts
+        self._waiting = WaitingChunks(MOST_WAITING, on_wait)
         self._is_open = False
 
     def holds(self, delivery: Delivery) -> bool:
         """Return True if this delivery waits."""
-        return delivery.receipt in self._waiting
+        return delivery in self._waiting
 
     def open(self) -> None:
         """Let everything leave, and let nothing wait any more. Call it when the consumer starts to drain."""
@@ -92,19 +91,13 @@ class CountBox:
 
     async def _wait_in(self, box: _Box, delivery: Delivery, seconds: float) -> None:
         departure = box.departure
-        box.waiting += 1
-        self._waiting[delivery.receipt] = delivery
-        self._on_wait()
-        box.depart_if_due()
-        if self._is_full():
-            self._depart_all()
-        try:
+        box.waiting.add(delivery.receipt)
+        with self._waiting.including(delivery):
+            box.depart_if_due()
+            if self._waiting.is_full:
+                self._depart_all()
             if not await happens(departure, seconds):
                 box.depart()
-        finally:
-            if not departure.is_set():  # it was cancelled
-                box.waiting -= 1
-            del self._waiting[delivery.receipt]
 
     def _forget(self, key: tuple[str, int], delivery: Delivery) -> None:
         """Expect a chunk no longer. Nothing of its group waits for it any more."""
@@ -123,10 +116,6 @@ class CountBox:
         """
         is_late = self._clock.now() + MOST_SECONDS > batch.deadline_at
         return batch.failure_limit is not None or batch.is_suspect or is_late
-
-    def _is_full(self) -> bool:
-        waiting_bytes = sum(len(delivery.body) for delivery in self._waiting.values())
-        return len(self._waiting) >= MOST_WAITING or waiting_bytes >= MOST_BYTES
 
     def _depart_all(self) -> None:
         for box in self._boxes.values():

@@ -8,11 +8,11 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from penstock.consumer.waiting_chunks import WaitingChunks
 from penstock.queue import MESSAGES_IN_CALL, Delivery, Message
 from penstock.waiting import happens
 
 WAIT_SECONDS = 1.0
-MOST_BYTES = 2 * 1024 * 1024  # of the chunks whose letters wait: they stay in memory until then
 
 
 class LetterBox:
@@ -24,16 +24,14 @@ class LetterBox:
     """
 
     def __init__(self, on_wait: Callable[[], None] = lambda: None) -> None:
-        self._on_wait = on_wait
         self._in_progress = 0
-        self._waiting: dict[str, Delivery] = {}  # by their receipts
-        self._letters = 0
+        self._waiting = WaitingChunks(MESSAGES_IN_CALL, on_wait)  # its sizes are numbers of letters
         self._departure = asyncio.Event()
         self._is_open = False
 
     def holds(self, delivery: Delivery) -> bool:
         """Return True if the letters of this delivery wait."""
-        return delivery.receipt in self._waiting
+        return delivery in self._waiting
 
     def open(self) -> None:
         """Let everything leave, and let nothing wait any more. Call it when the consumer starts to drain."""
@@ -54,24 +52,17 @@ class LetterBox:
         """Let everything leave that waits now."""
         if self._waiting:
             self._departure.set()
-            self._departure, self._waiting, self._letters = asyncio.Event(), {}, 0
+            self._departure = asyncio.Event()
+            self._waiting.clear()
 
     async def wait(self, delivery: Delivery, letters: Sequence[Message]) -> None:
         """Return when it is time to send these letters. Call it while the chunk is in progress."""
         departure = self._departure
-        self._waiting[delivery.receipt] = delivery
-        self._letters += len(letters)
-        self._on_wait()
-        self._depart_if_due()
-        try:
+        with self._waiting.including(delivery, len(letters)):
+            self._depart_if_due()
             if not await happens(departure, WAIT_SECONDS):
                 self.depart()
-        finally:
-            if self._waiting.pop(delivery.receipt, None) is not None:  # it was cancelled
-                self._letters -= len(letters)
 
     def _depart_if_due(self) -> None:
-        waiting_bytes = sum(len(delivery.body) for delivery in self._waiting.values())
-        is_full = self._letters >= MESSAGES_IN_CALL or waiting_bytes >= MOST_BYTES
-        if is_full or self._is_open or len(self._waiting) == self._in_progress:
+        if self._waiting.is_full or self._is_open or len(self._waiting) == self._in_progress:
             self.depart()

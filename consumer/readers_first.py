@@ -9,12 +9,12 @@ from collections.abc import Callable
 
 from penstock.batch import Batch
 from penstock.clock import Clock
+from penstock.consumer.waiting_chunks import WaitingChunks
 from penstock.queue import Delivery
 from penstock.waiting import happens
 
 SECONDS = 0.05  # a client that polls often has the end by then, and a small batch is downloaded
 MOST_WAITING = 10  # chunks. If many small batches end, the pace of the consumer must not depend on this wait
-MOST_BYTES = 2 * 1024 * 1024  # of all chunks that wait: they stay in memory until then
 
 
 class ReadersFirst:
@@ -27,13 +27,12 @@ class ReadersFirst:
 
     def __init__(self, clock: Clock, on_wait: Callable[[], None] = lambda: None) -> None:
         self._clock = clock
-        self._on_wait = on_wait
-        self._waiting: dict[str, Delivery] = {}  # by their receipts
+        self._waiting = WaitingChunks(MOST_WAITING, on_wait)
         self._opened = asyncio.Event()
 
     def holds(self, delivery: Delivery) -> bool:
         """Return True if this delivery waits."""
-        return delivery.receipt in self._waiting
+        return delivery in self._waiting
 
     def open(self) -> None:
         """Let everything go on, and let nothing wait any more. Call it when the consumer starts to drain."""
@@ -41,20 +40,12 @@ class ReadersFirst:
 
     async def wait(self, delivery: Delivery, batch: Batch) -> None:
         """Return when the end of the batch may be written."""
-        if self._is_full() or self._is_urgent(batch):
+        if self._waiting.is_full or self._is_urgent(batch):
             return
-        self._waiting[delivery.receipt] = delivery
-        self._on_wait()
-        try:
+        with self._waiting.including(delivery):
             await happens(self._opened, SECONDS)
-        finally:
-            del self._waiting[delivery.receipt]
 
     def _is_urgent(self, batch: Batch) -> bool:
         """Return True if somebody waits for the final state in the table, or if something else may come before it."""
         is_late = self._clock.now() + SECONDS > batch.deadline_at
         return batch.wants_events or batch.is_final or batch.is_suspect or is_late
-
-    def _is_full(self) -> bool:
-        waiting_bytes = sum(len(delivery.body) for delivery in self._waiting.values())
-        return len(self._waiting) >= MOST_WAITING or waiting_bytes >= MOST_BYTES

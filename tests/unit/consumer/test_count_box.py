@@ -9,7 +9,7 @@ import pytest
 
 from penstock.batch import Batch, FailureLimit
 from penstock.chunk import GROUP_CHUNKS, Chunk
-from penstock.consumer import count_box
+from penstock.consumer import count_box, waiting_chunks
 from penstock.consumer.count_box import MOST_SECONDS, CountBox
 from penstock.queue import Delivery
 from penstock.testing import FakeClock
@@ -130,6 +130,19 @@ async def test_chunk_leaves_when_the_count_before_it_has_returned() -> None:
             assert left == []
 
 
+async def test_chunk_waits_for_the_count_of_those_that_have_left_together() -> None:
+    box = box_at()
+    chunk, counting = chunk_of(LARGE, 0), [delivery_of("counting"), delivery_of("counting, too")]
+    with box.chunk_in_progress(counting[0], chunk), box.chunk_in_progress(counting[1], chunk):
+        await asyncio.gather(*(box.wait(delivery, LARGE, 0) for delivery in counting))
+        async with waiting(box, 1) as left:
+            assert len(left) == 1
+            for delivery in counting:
+                box.note(delivery, chunk)
+            await settle()
+            assert left == []
+
+
 async def test_chunks_do_not_wait_for_one_that_does_not_exist() -> None:
     async with waiting(box_at(), 2) as left:
         assert left == []
@@ -181,25 +194,44 @@ async def test_all_leave_when_those_of_several_groups_are_many(monkeypatch: pyte
                 assert first == second == []
 
 
-async def test_cancelled_chunk_leaves_nothing_behind() -> None:
-    box = box_at()
+async def cancel_one_that_waits(box: CountBox) -> None:
+    """Let a chunk start to wait, and cancel it."""
+    delivery = delivery_of("cancelled")
 
-    async def wait(delivery: Delivery) -> None:
+    async def wait() -> None:
         with box.chunk_in_progress(delivery, chunk_of(LARGE, 0)):
             await box.wait(delivery, LARGE, 0)
 
+    task = asyncio.create_task(wait())
+    await settle()
+    assert box.holds(delivery)
+    task.cancel()
+    await asyncio.wait([task])
+
+
+async def test_cancelled_chunk_leaves_nothing_behind() -> None:
+    box = box_at()
+
     with another_in_progress(box):
-        task = asyncio.create_task(wait(delivery_of("cancelled")))
-        await settle()
-        assert box.holds(delivery_of("cancelled"))
-        task.cancel()
-        await asyncio.wait([task])
+        await cancel_one_that_waits(box)
         assert not box.holds(delivery_of("cancelled"))
     assert box._boxes == {}
 
 
+async def test_others_wait_as_if_a_cancelled_chunk_had_never_been_there() -> None:
+    box = box_at()
+    with ExitStack() as stack:
+        stack.enter_context(another_in_progress(box))
+        await cancel_one_that_waits(box)
+        async with waiting(box, 1) as left:
+            assert len(left) == 1
+            stack.close()
+            await settle()
+            assert left == []
+
+
 async def test_large_chunks_leave_early(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(count_box, "MOST_BYTES", 1_000)
+    monkeypatch.setattr(waiting_chunks, "MOST_BYTES", 1_000)
     box = box_at()
     with another_in_progress(box):
         async with waiting(box, 2, body="x" * 500) as left:

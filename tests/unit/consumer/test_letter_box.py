@@ -6,7 +6,7 @@ from contextlib import ExitStack, asynccontextmanager
 
 import pytest
 
-from penstock.consumer import letter_box
+from penstock.consumer import letter_box, waiting_chunks
 from penstock.consumer.letter_box import LetterBox
 from penstock.queue import MESSAGES_IN_CALL, Delivery, Message
 from tests.support.waiting import settle
@@ -15,13 +15,13 @@ LETTER = Message("a letter")
 
 
 @asynccontextmanager
-async def waiting(box: LetterBox, count: int, *, body: str = "") -> AsyncIterator[list[str]]:
-    """Let chunks wait with a letter each. Yield the ids of those that have left."""
+async def waiting(box: LetterBox, count: int, *, body: str = "", letters: int = 1) -> AsyncIterator[list[str]]:
+    """Let chunks wait, each with its letters. Yield the ids of those that have left."""
     left: list[str] = []
 
     async def wait(delivery: Delivery) -> None:
         with box.chunk_in_progress():
-            await box.wait(delivery, [LETTER])
+            await box.wait(delivery, [LETTER] * letters)
             left.append(delivery.message_id)
 
     deliveries = [Delivery(f"{count}-{number}", body, f"{count}-{number}", 1) for number in range(count)]
@@ -38,6 +38,16 @@ async def test_letters_wait_until_they_fill_a_call() -> None:
             assert left == []
             async with waiting(box, 1) as last:
                 assert (len(left), len(last)) == (MESSAGES_IN_CALL - 1, 1)
+
+
+async def test_letters_of_a_few_chunks_fill_a_call() -> None:
+    box = LetterBox()
+    with box.chunk_in_progress():
+        async with waiting(box, 1, letters=MESSAGES_IN_CALL - 1) as left:
+            assert left == []
+            async with waiting(box, 2) as last:
+                assert (len(left), len(last)) == (1, 1)
+                box.open()
 
 
 async def test_letters_do_not_wait_for_a_chunk_that_does_not_exist() -> None:
@@ -66,7 +76,7 @@ async def test_letters_leave_when(reason: str) -> None:
 
 
 async def test_letters_of_large_chunks_leave_early(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(letter_box, "MOST_BYTES", 1_000)
+    monkeypatch.setattr(waiting_chunks, "MOST_BYTES", 1_000)
     box = LetterBox()
     with box.chunk_in_progress():
         async with waiting(box, 2, body="x" * 500) as left:

@@ -9,7 +9,8 @@ import pytest
 
 from penstock.batch import Batch, BatchState
 from penstock.consumer import readers_first
-from penstock.consumer.readers_first import MOST_BYTES, MOST_WAITING, ReadersFirst
+from penstock.consumer.readers_first import MOST_WAITING, ReadersFirst
+from penstock.consumer.waiting_chunks import MOST_BYTES
 from penstock.queue import Delivery
 from penstock.testing import FakeClock
 from tests.support.builders import build_batch
