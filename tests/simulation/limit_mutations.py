@@ -95,6 +95,17 @@ def give_what_is_wanted(patching: Patching) -> None:
     patching.setattr(fleet_limit, "_tokens", lambda _state, _rate, _limit, wanted, _now: min(wanted, 1_000))
 
 
+def give_a_token_less(patching: Patching) -> None:
+    """Give each block one token less than it should have, unless that would be none."""
+
+    def mutant(*args: Any) -> int:
+        tokens = original(*args)
+        return max(tokens - 1, min(tokens, 1))
+
+    original = fleet_limit._tokens
+    patching.setattr(fleet_limit, "_tokens", mutant)
+
+
 def run_small_batches_without_tokens(patching: Patching) -> None:
     patching.setattr("penstock.service.app._gates", lambda *_: None)
 

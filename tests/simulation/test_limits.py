@@ -5,6 +5,7 @@ The programs are the real ones, in virtual time. An operation that is throttled 
 
 import asyncio
 import random
+import statistics
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -24,6 +25,14 @@ CONSUMERS = 8
 SEARCH_SECONDS = 10.0  # until the limit is learnt
 TAIL_SECONDS = 10.0  # at the end, when some consumers have nothing left to do
 OPERATIONS_IN_BATCH = 200
+
+# Chance decides how much of the limit a short run uses, for instance by which consumers have the last chunks. With 30
+# seeds it was 0.91 to 1.09, with a mean of 1.00 and a standard deviation of 0.04. It may be more than 1, since the
+# bucket of the upstream is full after the search. Another order of the same calls can move a seed by 0.1, so the bound
+# of a single seed may break without a fault. Then look at the average.
+SHORT_RUN = 14  # batches; the search for the limit takes longer than ten seconds
+AVERAGED_SEEDS = range(1, 9)
+LEAST_AVERAGE = 0.96  # three standard errors below the mean
 
 Change = Callable[["Play"], Awaitable[None]]
 
@@ -158,7 +167,7 @@ UNLUCKY = Mix("unlucky", skew_seconds=2.0, faults=0.02)
 @pytest.mark.parametrize(
     ("batches", "change", "least_used", "seed"),
     [
-        (14, nothing, 0.95, 4),  # a short run: the search for the limit takes longer than ten seconds
+        (SHORT_RUN, nothing, 0.95, 4),
         *full(
             [
                 (45, nothing, 0.95, 1),
@@ -179,6 +188,30 @@ def test_learnt_limit_is_used_without_being_exceeded(
     assert play.succeeded == len(play.world.truth.submissions) * OPERATIONS_IN_BATCH
     assert play.used >= least_used
     assert play.refused < 0.01
+
+
+@pytest.mark.full
+@pytest.mark.timeout(600)
+def test_most_of_a_limit_is_used_on_average_while_it_is_learnt() -> None:
+    assert used_on_average() >= LEAST_AVERAGE
+
+
+@pytest.mark.full
+@pytest.mark.timeout(600)
+def test_average_shows_that_blocks_are_a_token_too_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    mutations.give_a_token_less(monkeypatch)
+    assert used_on_average() < LEAST_AVERAGE
+
+
+def used_on_average() -> float:
+    """Return the share of the limit that is used in short runs, on average."""
+
+    def used(seed: int) -> float:
+        play = Play(seed, SHORT_RUN, nothing, SKEWED)
+        play.run()
+        return play.used
+
+    return statistics.mean(map(used, AVERAGED_SEEDS))
 
 
 @pytest.mark.full
@@ -241,7 +274,7 @@ def test_limit_that_is_never_exceeded_costs_no_write() -> None:
 )
 def test_mutation_is_found(mutation: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
     mutation(monkeypatch)
-    play = Play(1, 14, nothing, SKEWED, asks_seconds=10.0 if mutation is mutations.pause_alone else 1.0)
+    play = Play(1, SHORT_RUN, nothing, SKEWED, asks_seconds=10.0 if mutation is mutations.pause_alone else 1.0)
     try:
         play.run()
     except PromiseBroken:
