@@ -67,13 +67,15 @@ async def test_stopped_consumer_lets_running_handlers_finish_within_the_grace_pe
 async def test_batch_goes_through_a_rollout_of_all_consumers_without_running_anything_twice(install: Install) -> None:
     penstock = await install(VISIBILITY_SECONDS=LONG_LEASE, CHUNK_OPERATIONS="10")
     _, *consumers = await asyncio.gather(penstock.serve(), penstock.consume(), penstock.consume())
-    batch_id = await penstock.api.submit([{**LINGER, "body": {"seconds": 0.1}}] * 1_000)
+    # They would take 15 s, so that the batch outlives the rollout, even if programs start slowly.
+    batch_id = await penstock.api.submit([{**LINGER, "body": {"seconds": 0.3}}] * 1_000)
     await penstock.api.completed(batch_id, 10)
 
     for old in consumers:
         await penstock.consume()
         old.terminate()
         assert await old.ended() == 0
+    penstock.journal.open_gate()
     status = await penstock.api.ended(batch_id)
 
     assert (status.status, status.succeeded) == ("completed", 1_000)
