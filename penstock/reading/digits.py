@@ -12,7 +12,7 @@ MOST_DIGITS = 1_000
 LONG_DIGITS = 100  # a number with as many is long
 MOST_LONG_DIGITS = 2_000_000  # of all long numbers of a document
 
-_STRING = re.compile(STRING, re.DOTALL)
+_STRING = re.compile(STRING + b"?", re.DOTALL)  # one may have no end: otherwise all quotes in it would be tried
 _TO_ZEROS = bytes.maketrans(b"123456789", b"000000000")
 _TOO_MANY = b"0" * (MOST_DIGITS + 1)
 _LONG = b"0" * LONG_DIGITS

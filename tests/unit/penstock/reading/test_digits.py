@@ -1,5 +1,7 @@
 """Numbers with very many digits are found before JSON is parsed. Digits in strings do not count."""
 
+import time
+
 import pytest
 
 from penstock.reading.digits import LONG_DIGITS, MOST_DIGITS, MOST_LONG_DIGITS, check_digits
@@ -32,6 +34,14 @@ def test_number_with_more_digits_is_found(before: bytes, after: bytes) -> None:
     content = before + (b'",' if in_string else b"") + LONGEST + b"3" + after
     with pytest.raises(ValueError, match="more than 1,000 digits"):
         check_digits(content)
+
+
+def test_string_without_an_end_is_looked_at_once() -> None:
+    """To look for its end behind each quote in it would take minutes."""
+    content = b'["' + (LONGEST + b'3\\"') * 2_000
+    started_at = time.process_time()
+    check_digits(content)
+    assert time.process_time() - started_at < 1
 
 
 @pytest.mark.parametrize("number", [b"7" * LONG_DIGITS, LONGEST, b"-1." + b"7" * LONG_DIGITS])
