@@ -24,7 +24,7 @@ _NO_DELIMITERS = '"\r\n\0'
 _SEPARATOR_LINE = re.compile(r'"?sep=([^"\r])"?(?:\1|\s)*', re.IGNORECASE)  # some programs fill the row with delimiters
 _QUOTED = re.compile(r'"[^"]*("|$)')
 _INSIDE_CELL = re.compile(rb'[^"]*+(?:""[^"]*+)*+')  # up to a quote that may end it
-_REST_OF_CELL = re.compile(r'[^"]*(?:""[^"]*)*"(?!")')  # up to the quote that ends it
+_REST_OF_CELL = re.compile(r'[^"]*+(?:""[^"]*+)*+"')  # up to the quote that ends it
 _NUL = 0  # a number: to look for b"\0" in a short line takes ten times as long
 _MOST_COLUMNS = 1_000
 _SHOWN = 100  # characters of a column's name in an error
