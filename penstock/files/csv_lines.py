@@ -26,6 +26,7 @@ _QUOTED = re.compile(r'"[^"]*("|$)')
 _INSIDE_CELL = re.compile(rb'[^"]*+(?:""[^"]*+)*+')  # up to a quote that may end it
 _REST_OF_CELL = re.compile(r'[^"]*+(?:""[^"]*+)*+"')  # up to the quote that ends it
 _NUL = 0  # a number: to look for b"\0" in a short line takes ten times as long
+_FEW_LINES = 4  # a row with fewer, such as one with an address, is read line by line
 _MOST_COLUMNS = 1_000
 _SHOWN = 100  # characters of a column's name in an error
 _MOST_NAME_BYTES = 65_536  # of all columns: they are kept with the batch
@@ -139,7 +140,8 @@ class CsvLines:
         """Yield the rows that end in these lines, which are complete."""
         start = 0
         while start < len(lines):
-            if self._row_start and (inside := self._go_on_in_cell(lines, start)):
+            is_long = self._row_start and self._count - self._row_start >= _FEW_LINES
+            if is_long and (inside := self._go_on_in_cell(lines, start)):
                 start = inside
                 continue
             end = lines.index(b"\n", start)
