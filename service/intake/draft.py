@@ -44,9 +44,8 @@ from penstock.service.intake.plan import Plan
 from penstock.settings import Settings
 
 _PART_OF_A_MESSAGE = 32  # a linked operation that takes more than this part of a message is large
-_MOST_TO_SHORTEN = (
-    3 * MOST_RAW_BYTES
-)  # a longer operation had its body parsed: escapes at most double one that stays raw
+# A longer operation had its body parsed, so it is short already: escapes at most double a body that stays raw.
+_MOST_TO_SHORTEN = 3 * MOST_RAW_BYTES
 
 
 class Draft:
