@@ -176,12 +176,7 @@ UNLUCKY = Mix("unlucky", skew_seconds=2.0, faults=0.02)
             [
                 (45, nothing, 0.95, [1]),  # four seeds use 0.97 to 1.00
                 (HALVED_RUN, halve, LEAST_HALVED, AVERAGED_SEEDS),
-                (
-                    20,
-                    leave_for_two_minutes,
-                    0.95,
-                    [1, 2],
-                ),  # four seeds use 0.96 to 0.98, and chance moves each by 0.004
+                (20, leave_for_two_minutes, 0.95, [1, 2]),  # four seeds use 0.96 to 0.98
             ]
         ),
     ],
