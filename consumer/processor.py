@@ -63,6 +63,7 @@ from penstock.settings import Settings
 from penstock.store import Group, Traces
 from penstock.telemetry import Event, get_log
 from penstock.tracing.hooks import processing
+from penstock.waiting import raise_first
 
 NO_TRACES = Traces(None, frozenset())
 VALIDATING_RELEASE_SECONDS = 10  # the same, while a consumer sends the chunks of the batch
@@ -614,6 +615,4 @@ class Processor:
 
 async def _together(*steps: Coroutine[Any, Any, None]) -> None:
     """Take steps at the same time. An error is raised only when all of them have ended, so that none goes on alone."""
-    for result in await asyncio.gather(*steps, return_exceptions=True):
-        if result is not None:
-            raise result
+    raise_first(await asyncio.gather(*steps, return_exceptions=True))

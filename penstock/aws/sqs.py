@@ -14,6 +14,7 @@ from penstock.bills import Bills
 from penstock.cost import Units, sqs_units
 from penstock.errors import Misconfigured, PenstockError, RejectedCall, Unavailable
 from penstock.queue import MESSAGES_IN_CALL, Delivery, Message, SentAhead, TraceContext
+from penstock.waiting import raise_first
 
 if TYPE_CHECKING:
     from types_aiobotocore_sqs import SQSClient
@@ -52,7 +53,7 @@ class SqsQueue:
     async def send(self, messages: Sequence[Message]) -> None:
         # Wait for all of them even if one fails: no send may still be in flight while the caller handles the failure.
         sends = [self._sends.ask(self._drop_trace_if_too_large(message)) for message in messages]
-        _raise_first(await asyncio.gather(*sends, return_exceptions=True))
+        raise_first(await asyncio.gather(*sends, return_exceptions=True))
 
     async def receive(self, limit: int, wait_seconds: int) -> list[Delivery]:
         with explained():
@@ -71,7 +72,7 @@ class SqsQueue:
             raise Unavailable(f"SQS's answer is damaged, or it is not from SQS: {error!r}") from error
 
     async def delete(self, delivery: Delivery) -> None:
-        _raise_first([await self._deletes.ask(delivery)])
+        raise_first([await self._deletes.ask(delivery)])
 
     async def extend(self, deliveries: Sequence[Delivery], seconds: int) -> list[Delivery]:
         lost: list[Delivery] = []
@@ -173,12 +174,6 @@ def _failed_entries(answer: Mapping[str, Any], ids: Iterable[str]) -> list["Batc
     ]
     named = {entry.get("Id") for entry in (*failed, *(answer.get("Successful") or []))}
     return failed + [{"Id": one, "SenderFault": False, "Code": "Unanswered"} for one in asked if one not in named]
-
-
-def _raise_first(results: Sequence[BaseException | None]) -> None:
-    for result in results:
-        if result is not None:
-            raise result
 
 
 def _is_about_message(entry: "BatchResultErrorEntryTypeDef") -> bool:

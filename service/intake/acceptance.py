@@ -57,6 +57,7 @@ from penstock.service.table_outage import TableOutage
 from penstock.settings import Settings
 from penstock.store import KeyClaim
 from penstock.telemetry import Event, get_log
+from penstock.waiting import raise_first
 
 ACCEPT_REPEATS = 5
 ACCEPT_REPEAT_SECONDS = 0.2
@@ -355,9 +356,9 @@ async def _at_the_same_time(calls: Iterable[Coroutine[Any, Any, None]]) -> Async
     try:
         yield
     finally:
-        await asyncio.gather(*tasks, return_exceptions=True)
-    for task in tasks:
-        task.result()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        tasks.clear()
+    raise_first(results)
 
 
 async def _make_all(calls: Generator[Call]) -> None:
@@ -374,7 +375,4 @@ async def _make_all(calls: Generator[Call]) -> None:
             calls.close()
             raise
 
-    results = await asyncio.gather(*(take_turns() for _ in range(CALLS_AT_ONCE)), return_exceptions=True)
-    for result in results:
-        if result is not None:
-            raise result
+    raise_first(await asyncio.gather(*(take_turns() for _ in range(CALLS_AT_ONCE)), return_exceptions=True))

@@ -1,8 +1,10 @@
 """Large batches: everything is on the queue when the answer is sent, and no batch is accepted in part."""
 
 import asyncio
+import gc
 import itertools
 import json
+import weakref
 from collections.abc import MutableMapping, Sequence
 from typing import Any
 
@@ -14,8 +16,9 @@ from penstock.batch import BatchState
 from penstock.chunk import Chunk
 from penstock.errors import NoAccess, RejectedCall, Unavailable
 from penstock.message import decode_chunk
-from penstock.queue import Message, SentAhead
+from penstock.queue import MESSAGES_IN_CALL, Message, SentAhead
 from penstock.service.intake import acceptance
+from penstock.service.intake.draft import Draft
 from penstock.service.intake.submit import BATCH_IDS
 from penstock.service.table_outage import WRITE_FIRST_SECONDS
 from penstock.testing import FakeClock, MemoryParts, memory_parts
@@ -523,3 +526,27 @@ async def test_tenant_is_named_exactly_once(serve: Serve, method: str, path: str
 def test_batch_ids_of_one_millisecond_are_not_consecutive() -> None:
     ids = [int.from_bytes(BATCH_IDS.generate().bytes) for _ in range(1_000)]
     assert min(abs(second - first) for first, second in itertools.pairwise(ids)) > 1_000
+
+
+@pytest.mark.parametrize("call", ["chunks.send", "store.list_batch", "store.create_batch", "store.accept_new"])
+@pytest.mark.parametrize("count", [3, MESSAGES_IN_CALL + 1])
+async def test_batch_that_is_not_accepted_is_freed_without_a_collection(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, call: str, count: int
+) -> None:
+    """Otherwise the memory of a front end would grow with each batch that is sent while AWS is not available."""
+    monkeypatch.setattr(acceptance, "ACCEPT_REPEAT_SECONDS", 0)
+    drafts: list[weakref.ref[Draft]] = []
+    enter = Draft.__enter__
+
+    def noted(draft: Draft) -> Draft:
+        drafts.append(weakref.ref(draft))
+        return enter(draft)
+
+    monkeypatch.setattr(Draft, "__enter__", noted)
+    service = await serve(operations, **BY_ONE, watch=Outage(call))
+    gc.disable()
+    try:
+        await service.post(many(count))
+        assert [draft() for draft in drafts] == [None]
+    finally:
+        gc.enable()

@@ -1,0 +1,36 @@
+"""Errors of calls that were made at the same time."""
+
+import gc
+import weakref
+from contextlib import suppress
+
+import pytest
+
+from penstock.waiting import raise_first
+
+
+class Kept:
+    """What a caller has."""
+
+
+def fail(_kept: Kept, count: int) -> None:
+    raise_first([None, *[ValueError("of a call that several callers share")] * count, OSError("of another call")])
+
+
+def test_results_without_an_error_raise_none() -> None:
+    raise_first([])
+    raise_first([None, 1, None])
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_error_does_not_keep_its_callers_in_memory(count: int) -> None:
+    kept = Kept()
+    freed = weakref.ref(kept)
+    gc.disable()
+    try:
+        with suppress(ValueError):
+            fail(kept, count)
+        del kept
+        assert freed() is None
+    finally:
+        gc.enable()
