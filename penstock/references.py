@@ -84,7 +84,7 @@ def _read(result: Any, members: tuple[str, ...], rule: UrlRule | None) -> str | 
     try:
         return _value_of(result, members, rule)
     except Unresolved as error:
-        return error
+        return error.with_traceback(None)  # the results keep it: with a traceback, they would refer to themselves
 
 
 def _value_of(result: Any, members: tuple[str, ...], rule: UrlRule | None) -> str:

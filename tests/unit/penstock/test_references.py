@@ -1,3 +1,5 @@
+import gc
+import weakref
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -141,3 +143,15 @@ def test_result_is_parsed_once_for_all_that_refer_to_it(monkeypatch: pytest.Monk
 def test_operation_without_references_stays_as_it_is() -> None:
     operation = Operation(0, "a", "GET", "/users/{a}")
     assert Results([operation]).resolve(operation) is operation
+
+
+def test_results_are_freed_without_a_collection_although_a_value_is_missing() -> None:
+    def note() -> "weakref.ref[Results]":
+        results = results_for([refer("/a/{b}", Reference(0, "b", ("id",)))], [(0, {})])
+        return weakref.ref(results)
+
+    gc.disable()
+    try:
+        assert note()() is None
+    finally:
+        gc.enable()
