@@ -25,8 +25,11 @@ _SEPARATOR_LINE = re.compile(r'"?sep=([^"\r])"?(?:\1|\s)*', re.IGNORECASE)  # so
 _QUOTED = re.compile(r'"[^"]*("|$)')
 _INSIDE_CELL = re.compile(rb'[^"]*+(?:""[^"]*+)*+')  # up to a quote that may end it
 _REST_OF_CELL = re.compile(r'[^"]*+(?:""[^"]*+)*+"')  # up to the quote that ends it
+_QUOTE = 0x22
 _NUL = 0  # a number: to look for b"\0" in a short line takes ten times as long
 _FEW_LINES = 4  # a row with fewer, such as one with an address, is read line by line
+_MOST_IDLE_LINES = 20_000  # take up to 0.2 s
+_BLANK_BEFORE_HEADER = re.compile(rb"(?:[ \r]*+\n)*+")
 _MOST_COLUMNS = 1_000
 _SHOWN = 100  # characters of a column's name in an error
 _MOST_NAME_BYTES = 65_536  # of all columns: they are kept with the batch
@@ -87,6 +90,8 @@ class CsvLines:
         self.delimiter = delimiter  # None until it was found
         self.needs_mark = codec != UTF_8  # a copy of the file in UTF-8 needs a byte order mark to be read as UTF-8
         self._blank = _NO_ROW  # the characters of a line that is skipped. The first row may have delimiters only
+        self._blank_lines = _BLANK_BEFORE_HEADER  # lines that are skipped
+        self._blank_starts = _NO_ROW.encode()  # the bytes that it can start with, besides two quotes
         self._cells_in_header = 0  # with those at the end that have no name
         self._other_counts: dict[str, int] = {}  # how many cells the header would have with another delimiter
         self._most_bytes = most_bytes
@@ -97,6 +102,9 @@ class CsvLines:
         self._row = io.StringIO()  # the beginning of a row with a quoted cell that goes on
         self._row_start = 0  # the line on which this beginning starts. 0 if there is none
         self._row_bytes = 0
+        self._row_count = 0
+        self._idle_lines = 0  # lines that were looked at and end no row
+        self._most_idle = _MOST_IDLE_LINES
         csv.field_size_limit(max(csv.field_size_limit(), most_bytes))
 
     @property
@@ -119,7 +127,7 @@ class CsvLines:
         """Go on after `first_line` lines, which end at `first_byte` of the file. `header` is from another reader."""
         self.columns, self._cells_in_header, self._other_counts, *rest = header
         self.delimiter, self._codec, self.needs_mark = rest
-        self._blank = _SPACES + (self.delimiter or "")
+        self._know_blank()
         self._count, self.read_bytes = first_line, first_byte
 
     def feed(self, piece: bytes) -> Iterator[Row]:
@@ -140,18 +148,39 @@ class CsvLines:
         """Yield the rows that end in these lines, which are complete."""
         start = 0
         while start < len(lines):
-            is_long = self._row_start and self._count - self._row_start >= _FEW_LINES
-            if is_long and (inside := self._go_on_in_cell(lines, start)):
-                start = inside
+            if self._row_start:
+                is_long = self._count - self._row_start >= _FEW_LINES
+                passed = self._go_on_in_cell(lines, start) if is_long else 0
+            elif (first := lines[start]) in self._blank_starts or (first == _QUOTE == lines[start + 1]):
+                passed = self._skip_blank(lines, start)
+            else:
+                passed = 0
+            if passed:
+                start = passed
                 continue
             end = lines.index(b"\n", start)
             self.read_bytes += end + 1 - start
-            if (row := self._line(lines[start:end])) is not None:
-                yield row
+            row = self._line(lines[start:end])
             start = end + 1
+            if row is not None:
+                self._row_count += 1
+                yield row
+                continue
+            self._idle_lines += 1
+            if self._idle_lines > self._most_idle:
+                self._check_idle()
+
+    def _skip_blank(self, lines: bytes, start: int) -> int:
+        """Skip blank lines. Return where they end, or 0 if there are none. A spreadsheet may end with a million."""
+        end = self._blank_lines.match(lines, start, start + self._most_bytes).end()  # type: ignore[union-attr]
+        if end > start:
+            self._count_lines(lines.count(b"\n", start, end))
+            self.read_bytes += end - start
+            return end
+        return 0
 
     def _go_on_in_cell(self, lines: bytes, start: int) -> int:
-        """Add the lines that a quoted cell goes on after, all at once. Return where they end, or 0 if there are none.
+        """Add the lines that a quoted cell goes on after. Return where they end, or 0 if there are none.
 
         A cell may have a million lines, and to read each by itself would take seconds. A line that may end the cell is
         not one of them, and neither is one that cannot be read.
@@ -188,9 +217,12 @@ class CsvLines:
 
     def _line(self, line: bytes) -> Row | None:
         """Return the row that ends with this line. Return None if none does."""
-        self._count_lines(1)
+        self._count += 1
+        if self._count > self._most_lines:
+            raise self._too_many_lines()
         self._row_bytes = (self._row_bytes if self._row_start else 0) + len(line) + 1
-        self._check_size(self._row_bytes, self._row_start or self._count)
+        if self._row_bytes > self._most_bytes:
+            self._check_size(self._row_bytes, self._row_start or self._count)
         text = self._decoded(line)
         if self._row_start:
             return self._text(text)
@@ -202,6 +234,17 @@ class CsvLines:
         if self.delimiter is None or len(text) >= _MOST_CELLS or (cells := _read_cells(text, self.delimiter)) is None:
             return self._text(text)
         return self._cells(self._count, cells, text)
+
+    def _check_idle(self) -> None:
+        """Raise InvalidRequest if very many lines end no row: they cost much.
+
+        A row may have a line for each of its cells, and a few more. Lines that are passed without a look at each, which
+        are nearly all inside of long cells and blank lines, do not count.
+        """
+        self._most_idle = _MOST_IDLE_LINES + self._row_count * (self._cells_in_header + _FEW_LINES)
+        if self._idle_lines > self._most_idle:
+            detail = f"{self._idle_lines:,} of the first {self._count:,} lines end no row."
+            raise _invalid(f"{detail} Is a quote missing, or one too many?", self._count)
 
     def _text(self, text: str) -> Row | None:
         """Add a line to the row, and return the row if it ends with this line."""
@@ -236,13 +279,21 @@ class CsvLines:
         if self.columns is None:
             self.columns, self._cells_in_header = _columns(cells, number), len(cells)
             self._other_counts = _other_counts(text, self.delimiter)
-            self._blank = _SPACES + (self.delimiter or "")
+            self._know_blank()
             return None
         if not any(map(str.strip, cells)):
             return None
         if len(cells) < len(self.columns) or any(cells[len(self.columns) :]):
             return Row(number, error=self._mismatch(cells, self.columns, text))
         return Row(number, dict(zip(self.columns, cells, strict=False)))  # spreadsheets fill rows with delimiters
+
+    def _know_blank(self) -> None:
+        """Note what a blank line may have, once the delimiter is known."""
+        delimiter = self.delimiter or ","
+        comma = delimiter.encode(self._codec, errors="ignore")
+        self._blank = _SPACES + delimiter
+        self._blank_lines = _blank_lines(comma)
+        self._blank_starts = b" \t\r\n" + comma[:1]
 
     def _mismatch(self, cells: list[str], columns: list[str], text: str) -> str:
         """Return why the cells of a row do not go with the columns."""
@@ -281,8 +332,11 @@ class CsvLines:
     def _count_lines(self, count: int) -> None:
         self._count += count
         if self._count > self._most_lines:
-            detail = f"The file has more than {self._most_lines:,} lines, including empty lines."
-            raise LimitPassed(detail, limit={"maxLines": self._most_lines})
+            raise self._too_many_lines()
+
+    def _too_many_lines(self) -> LimitPassed:
+        detail = f"The file has more than {self._most_lines:,} lines, including empty lines."
+        return LimitPassed(detail, limit={"maxLines": self._most_lines})
 
     def _check_size(self, size: int, number: int) -> None:
         if size > self._most_bytes:
@@ -292,6 +346,15 @@ class CsvLines:
                 raise _invalid(_CR, 1)
             detail = f"The row at line {number:,} is longer than {self._most_bytes:,} bytes."
             raise LimitPassed(f"{detail} Is a quote missing?", limit={"maxLineBytes": self._most_bytes})
+
+
+def _blank_lines(comma: bytes) -> re.Pattern[bytes]:
+    """Return a pattern of whole lines whose cells are empty or have only spaces. `comma` separates cells, if given."""
+    if not comma:
+        return re.compile(rb"(?:[ \t\r]*+\n)*+")
+    other = re.escape(comma)
+    cell = rb'(?:""|[%b]*+)' % b" \t".replace(comma, b"")
+    return re.compile(rb"(?:(?:[ \t\r]++|%b)*+\n|%b(?:%b%b)*+\r?\n)*+" % (other, cell, other, cell))
 
 
 def _check_start(content: bytes) -> None:

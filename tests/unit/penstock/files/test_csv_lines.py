@@ -54,6 +54,10 @@ def read(content: bytes, step: int = 1_000, **form: Any) -> Read:
         (b'a,b\n1,"x,\ny"\n', [(2, ["1", "x,\ny"])]),
         (b"a,b,,\n1,2,,\n,,,\n3,4\n", [(2, ["1", "2"]), (4, ["3", "4"])]),  # what a spreadsheet adds
         (b"\n\na,b\n\n1,2\n", [(5, ["1", "2"])]),
+        (b'a;b\n;\n"";""\r\n ;\n\t\n; "";1\n\n"";\n2;"";\n', [
+            (6, "The row has 3 cells, and the first row has 2."),
+            (9, ["2", ""]),
+        ]),  # blank rows
         ("a,b\nJürgen,😀\n".encode(), [(2, ["Jürgen", "😀"])]),
         (b"a,b\n1\n1,2,3\n4,5\n", [
             (2, "The row has 1 cell, and the first row has 2."),
@@ -304,6 +308,22 @@ def test_header_that_never_ends_does_not_make_the_reader_slow() -> None:
     source = lines(most_bytes=10**6, most_lines=10**6)
     [row] = rows_of(source, b'"' + b'""\n' * 200_000, 65_536)
     assert row.error == "A quoted cell of this row has no end. Add the missing quote."
+
+
+@pytest.mark.parametrize("line", ['"\n"', '","', '"\n\n\n\n\n"', '"\r"'])
+def test_very_many_lines_that_end_no_row_are_rejected(line: str) -> None:
+    """Each costs much more than a line inside of a long cell, and a megabyte has half a million of them."""
+    source = lines(most_bytes=10**7, most_lines=10**7)
+    with pytest.raises(InvalidRequest) as caught:
+        list(rows_of(source, b'a,b\n"' + f"{line}\n".encode() * 300_000, 65_536))
+    assert "lines end no row. Is a quote missing, or one too many?" in caught.value.flaws[0].detail
+
+
+def test_rows_may_have_a_line_for_each_cell_and_very_many_blank_lines_follow() -> None:
+    source = lines(most_bytes=10**6, most_lines=10**7)
+    row = b'"1\n",' * 19 + b'"1\n"\n'
+    content = b",".join(b"%d" % number for number in range(20)) + b"\n" + row * 4_000 + b",,,\n" * 500_000
+    assert len(list(rows_of(source, content, 65_536))) == 4_000
 
 
 def test_very_many_columns_are_rejected() -> None:
