@@ -171,6 +171,9 @@ MORE = [
     Case("numbers with 1,000 digits", lambda: document(operation(b"any", array(b"9" * 1_000, 10_000)))),
     Case("2,000 numbers with 1,000 digits", lambda: document(operation(b"any", array(b"9" * 1_000, 1_999)))),
     Case("a string without an end", lambda: b'["' + (b"9" * 1_001 + b'\\"') * 9_900),
+    Case(
+        "digits and many quotes", lambda: document(operation(b"any", b'["%b"%b]' % (b"9" * 1_001, b'""' * 4_900_000)))
+    ),
     Case("a string of separators", lambda: document(operation(b"any", text(b",:[{", JSON_BYTES - 100))), is_valid=True),
     Case("operations too large to send", lambda: lines(operation(b"any", text(b"\\u0000", 5 * MIB)), 60 * MIB), NDJSON),
     Case("blanks", lambda: b" " * JSON_BYTES),
@@ -193,6 +196,9 @@ FILES = [
     Case("rows of delimiters in quotes", lambda: b"a\n" + lines(b'"' + b"," * 900_000 + b'"', 9 * MIB), CSV, url=FILE),
     Case("a row of quotes", lambda: b"a\n" + b'"' * 6 * MIB, CSV, url=FILE),
     Case("a cell of quotes", lambda: b'a\n"' + b'""' * 2_000_000 + b"\n", CSV, url=FILE),
+    Case("blank rows in quotes", lambda: b"a,b\n" + b'"\n"\n' * 2 * MIB, CSV, url=FILE),
+    Case("cells that end and begin", lambda: b'a,b\n"' + b'","\n' * MIB, CSV, url=FILE),
+    Case("lines with a CR in quotes", lambda: b"a,b\n" + b'"\r"\n' * MIB, CSV, url=FILE),
     Case("a row without an end", lambda: b"a\n" + b"x" * 60 * MIB, CSV, url=FILE),
     Case("rows with too many cells", lambda: b"a\n" + b"1,2\n" * MIB, CSV, url=FILE),
     Case("empty rows", lambda: b"a,b\n" + b",\n" * MIB, CSV, url=FILE),

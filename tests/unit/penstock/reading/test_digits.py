@@ -1,8 +1,11 @@
 """Numbers with very many digits are found before JSON is parsed. Digits in strings do not count."""
 
+import re
 import time
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from penstock.reading.digits import LONG_DIGITS, MOST_DIGITS, MOST_LONG_DIGITS, check_digits
 
@@ -34,6 +37,25 @@ def test_number_with_more_digits_is_found(before: bytes, after: bytes) -> None:
     content = before + (b'",' if in_string else b"") + LONGEST + b"3" + after
     with pytest.raises(ValueError, match="more than 1,000 digits"):
         check_digits(content)
+
+
+DIGITS = [LONGEST, LONGEST + b"3", b"7" * LONG_DIGITS]
+INSIDE = st.lists(st.sampled_from([b"\\\\", b'\\"', b"\\n", b",", b" " * 65_000, *DIGITS]), max_size=5)
+STRINGS = INSIDE.map(lambda parts: b'"%b"' % b"".join(parts))
+OUTSIDE = st.sampled_from([b",", b" ", b" " * 65_000, *DIGITS])
+
+
+@given(st.lists(STRINGS | OUTSIDE, max_size=12), st.sampled_from([b"", b'"' + LONGEST * 2]))
+def test_digits_in_strings_do_not_count(parts: list[bytes], end: bytes) -> None:
+    content = b"".join(parts) + end
+    outside = re.sub(rb'"(?:[^"\\]|\\.)*(?:"|$)', b",", content)
+    is_wrong = any(len(digits) > MOST_DIGITS for digits in re.findall(rb"[0-9]+", outside))
+    try:
+        check_digits(content)
+    except ValueError:
+        assert is_wrong
+    else:
+        assert not is_wrong
 
 
 def test_string_without_an_end_is_looked_at_once() -> None:
