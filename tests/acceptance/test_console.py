@@ -162,6 +162,14 @@ async def test_customer_sends_a_file_and_finds_the_wrong_rows(penstock: Up, page
         assert await fits(page), path
 
 
+REMOVE_WHAT_HAS_THE_FOCUS = """() => {
+    const button = document.querySelector("#main").appendChild(document.createElement("button"));
+    button.focus();
+    button.remove();
+    document.dispatchEvent(new CustomEvent("htmx:after:swap", { detail: {} }));
+}"""
+
+
 async def test_operator_has_a_bad_night(penstock: Up, page: Page) -> None:
     await penstock.start(PENSTOCK_AUTH="keys", PENSTOCK_OPERATOR_KEY=OPERATOR_KEY)
     await page.goto(f"{penstock.operator_url}/keys")
@@ -208,6 +216,8 @@ async def test_operator_has_a_bad_night(penstock: Up, page: Page) -> None:
     # Chunks that the consumer has hidden because it holds enough of a paused batch come back after a minute.
     await expect(page.locator("#live .state")).to_have_text(re.compile("^cancell(ing|ed)$"))
     await expect(page.locator("main, #message").first).to_be_focused()
+    await page.evaluate(REMOVE_WHAT_HAS_THE_FOCUS)
+    await expect(page.locator("#main")).to_be_focused()
 
     for name, heading in (("Handlers", "Handlers and queues"), ("Dead letters", "Dead letters")):
         await page.get_by_role("navigation").get_by_role("link", name=name).click()

@@ -45,7 +45,9 @@
 
   let focused = null;
   document.addEventListener("focusin", (event) => { focused = event.target; });
-  document.addEventListener("focusout", (event) => { if (event.target.isConnected && !event.target.disabled) focused = null; });
+  document.addEventListener("focusout", (event) => queueMicrotask(() => {  // Chromium sends it before it removes an element
+    if (event.target === focused && focused.isConnected && !focused.disabled) focused = null;
+  }));
   function keepFocus() {
     if (!focused || document.activeElement !== document.body) return;
     const kept = focused.isConnected && !focused.disabled && !focused.closest("[hidden]") ? focused : find("#problem, #made, #main");
