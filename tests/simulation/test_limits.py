@@ -176,7 +176,8 @@ UNLUCKY = Mix("unlucky", skew_seconds=2.0, faults=0.02)
             [
                 (45, nothing, 0.95, [1]),  # four seeds use 0.97 to 1.00
                 (HALVED_RUN, halve, LEAST_HALVED, AVERAGED_SEEDS),
-                (20, leave_for_two_minutes, 0.95, [1, 2]),  # four seeds use 0.96 to 0.98
+                (20, leave_for_two_minutes, 0.95, [1]),  # four seeds use 0.96 to 0.98
+                (20, leave_for_two_minutes, 0.95, [2]),
             ]
         ),
     ],
@@ -189,8 +190,8 @@ def test_learnt_limit_is_used_without_being_exceeded(
     for play in plays:
         assert play.failed == 0
         assert play.succeeded == len(play.world.truth.submissions) * OPERATIONS_IN_BATCH
+        assert play.refused < 0.01
     assert statistics.mean(play.used for play in plays) >= least_used
-    assert statistics.mean(play.refused for play in plays) < 0.01
 
 
 @pytest.mark.full
