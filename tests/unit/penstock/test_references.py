@@ -1,4 +1,3 @@
-import gc
 import weakref
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -9,6 +8,7 @@ from penstock import references as module
 from penstock.chunk import Links, Operation, Reference, UrlRule
 from penstock.outcome import StoredResult, compact, result_content
 from penstock.references import MOST_READ_BYTES, MOST_VALUE_BYTES, Results, Unresolved
+from tests.support.garbage import without_collections
 
 RULE = UrlRule(("@odata.id", "@id"), ("h",), ("/bulk",))
 
@@ -150,8 +150,5 @@ def test_results_are_freed_without_a_collection_although_a_value_is_missing() ->
         results = results_for([refer("/a/{b}", Reference(0, "b", ("id",)))], [(0, {})])
         return weakref.ref(results)
 
-    gc.disable()
-    try:
+    with without_collections():
         assert note()() is None
-    finally:
-        gc.enable()

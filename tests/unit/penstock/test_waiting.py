@@ -1,12 +1,12 @@
 """Errors of calls that were made at the same time."""
 
-import gc
 import weakref
 from contextlib import suppress
 
 import pytest
 
 from penstock.waiting import raise_first
+from tests.support.garbage import without_collections
 
 
 class Kept:
@@ -26,11 +26,8 @@ def test_results_without_an_error_raise_none() -> None:
 def test_error_does_not_keep_its_callers_in_memory(count: int) -> None:
     kept = Kept()
     freed = weakref.ref(kept)
-    gc.disable()
-    try:
+    with without_collections():
         with suppress(ValueError):
             fail(kept, count)
         del kept
         assert freed() is None
-    finally:
-        gc.enable()

@@ -35,6 +35,7 @@ from penstock.running.verdict import MAX_DETAIL_CHARACTERS, error_id
 from penstock.telemetry import Event
 from penstock.testing import FakeClock
 from tests.support.attempts import run_one
+from tests.support.garbage import without_collections
 from tests.support.waiting import eventually
 
 Logs = list[MutableMapping[str, Any]]
@@ -1177,12 +1178,9 @@ async def test_nothing_of_a_chunk_is_left_to_the_collector(path: str) -> None:
 
     await run_three()
     gc.collect()
-    gc.disable()
-    try:
+    with without_collections():
         await run_three()
         assert gc.collect() < 10
-    finally:
-        gc.enable()
 
 
 async def test_chunk_waits_for_no_slot_once_its_last_operation_has_begun(gauge: Gauge) -> None:

@@ -1,6 +1,5 @@
 """What a draft keeps of operations until they are planned, and how large it takes them to be."""
 
-import gc
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +14,7 @@ from penstock.service.handler_times import HandlerTimes
 from penstock.service.intake.draft import Draft
 from penstock.settings import Settings
 from penstock.testing import FakeClock, MemoryStore
+from tests.support.garbage import without_collections
 
 BATCH = "01M8KXJ8PNBF17YSW98VYPX44T"
 operations = Operations()
@@ -37,16 +37,13 @@ def draft() -> Iterator[Draft]:
 
 def test_draft_is_freed_without_a_collection() -> None:
     """The usual operations of a large batch have almost nothing that makes the collector run."""
-    gc.disable()
-    try:
+    with without_collections():
         with Draft(BATCH, operations, Settings(), HandlerTimes(MemoryStore(), [], FakeClock())) as draft:
             draft.add(of(1))
             draft.add(of(2, dependsOn=["0"]))
         freed = weakref.ref(draft)
         del draft
         assert freed() is None
-    finally:
-        gc.enable()
 
 
 async def test_links_behind_an_operation_that_is_too_large_are_forgotten(draft: Draft) -> None:

@@ -1,7 +1,6 @@
 """Large batches: everything is on the queue when the answer is sent, and no batch is accepted in part."""
 
 import asyncio
-import gc
 import itertools
 import json
 import weakref
@@ -25,6 +24,7 @@ from penstock.testing import FakeClock, MemoryParts, memory_parts
 from penstock.testing.http import Answer
 from tests.support.builders import BATCH_ID, NOW
 from tests.support.faults import Moment, Outage
+from tests.support.garbage import without_collections
 from tests.support.service import Serve, ask_for, assert_problem, pointers
 
 runs: list[str] = []
@@ -544,9 +544,6 @@ async def test_batch_that_is_not_accepted_is_freed_without_a_collection(
 
     monkeypatch.setattr(Draft, "__enter__", noted)
     service = await serve(operations, **BY_ONE, watch=Outage(call))
-    gc.disable()
-    try:
+    with without_collections():
         await service.post(many(count))
         assert [draft() for draft in drafts] == [None]
-    finally:
-        gc.enable()
