@@ -21,7 +21,7 @@ _DELIMITERS = ",;\t|"  # in doubt, the first one
 _SPACES = " \t\r\n"
 _NO_ROW = " \r\n"
 _NO_DELIMITERS = '"\r\n\0'
-_SEPARATOR_LINE = re.compile(r'"?sep=([^"\r])"?(?:\1|\s)*', re.IGNORECASE)  # some programs fill the row with delimiters
+_SEPARATOR_LINE = re.compile(r'"?sep=([^"\r])"?(?:\1|\s)*+', re.IGNORECASE)  # some fill the row with delimiters
 _QUOTED = re.compile(r'"[^"]*("|$)')
 _INSIDE_CELL = re.compile(rb'[^"]*+(?:""[^"]*+)*+')  # up to a quote that may end it
 _REST_OF_CELL = re.compile(r'[^"]*+(?:""[^"]*+)*+"')  # up to the quote that ends it

@@ -75,6 +75,13 @@ def test_rows_are_read_however_the_file_arrives(content: bytes, rows: list[tuple
         assert read(content, step) == (["a", "b"], rows)
 
 
+@pytest.mark.parametrize("separator", [b"\t", b" ", "\u2003".encode()])
+def test_line_that_only_begins_like_one_of_excel_is_a_header(separator: bytes) -> None:
+    """Python's regular expressions would try each way to read so many separators that are spaces, too."""
+    header = b"sep=" + separator * 200 + b"x"
+    assert read(header + b"\n1\n", delimiter=",") == ([header.decode()], [(2, ["1"])])
+
+
 @pytest.mark.parametrize(
     ("content", "line", "words"),
     [
