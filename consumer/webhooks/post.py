@@ -22,6 +22,7 @@ from yarl import URL
 
 from penstock.distribution import installed_version
 from penstock.forwarding.rate_limits import read_retry_after
+from penstock.interim import BoundedResponse
 from penstock.webhooks.schedule import Answer
 from penstock.webhooks.urls import Allowed, check_url, may_dial
 
@@ -150,6 +151,7 @@ class Poster:
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS),
                 auto_decompress=False,
+                response_class=BoundedResponse,
             ) as session,
             session.post(url, headers=headers, data=body, allow_redirects=False) as response,
         ):

@@ -6,7 +6,6 @@ cookies are not kept, and proxies and `.netrc` files of the environment are igno
 
 import inspect
 import io
-import itertools
 import os
 import re
 import time
@@ -18,7 +17,6 @@ from typing import Any, ClassVar
 
 import aiohttp
 from aiohttp import hdrs, http_exceptions
-from aiohttp.connector import Connection
 from multidict import CIMultiDict
 from pydantic_core import to_json
 from yarl import URL
@@ -40,6 +38,7 @@ from penstock.forwarding.decoding import (
 from penstock.forwarding.headers import IDEMPOTENCY_KEY, AddedHeaders, check_added, check_passed, to_key_header
 from penstock.forwarding.rate_limits import pause_seconds
 from penstock.forwarding.upstream import REST, InvalidPath, Upstream, read_upstream, without_secrets
+from penstock.interim import MOST_INTERIM, BoundedResponse, TooManyInterim
 from penstock.route import InvalidOperation, Place, Policy, Route, Signature, check_route
 from penstock.telemetry import Event, get_log
 
@@ -47,7 +46,6 @@ DEFAULT_CONNECTIONS = 10
 CONNECT_SECONDS = 10.0
 MOST_HEADER_BYTES = 65_536  # of a header of a response
 MOST_HEADERS = 1_000  # of a response
-MOST_INTERIM = 100  # responses such as 100 Continue before the response itself
 
 _USER_AGENT = f"penstock/{installed_version()}"
 _SIGNATURE = Signature(path_parameters={}, context_parameter="context")
@@ -59,30 +57,6 @@ _REASONS: tuple[tuple[type[Exception], str], ...] = (
     (aiohttp.ClientPayloadError, "the response ended early"),
     (aiohttp.ClientResponseError, "the response is not valid HTTP"),
 )
-
-
-class TooManyInterim(http_exceptions.HttpProcessingError):
-    """The upstream sends one interim response (1xx) after the other."""
-
-
-class _Response(aiohttp.ClientResponse):
-    """A response that is read only if at most MOST_INTERIM interim responses come before it."""
-
-    async def start(self, connection: Connection) -> aiohttp.ClientResponse:
-        protocol = connection.protocol
-        assert protocol is not None
-        numbers, read = itertools.count(), protocol.read
-
-        async def read_bounded() -> Any:
-            if next(numbers) > MOST_INTERIM:
-                raise TooManyInterim(code=HTTPStatus.BAD_GATEWAY, message="Too many interim responses")
-            return await read()
-
-        vars(protocol)["read"] = read_bounded
-        try:
-            return await super().start(connection)
-        finally:
-            del vars(protocol)["read"]
 
 
 class Connections:
@@ -116,7 +90,7 @@ class Connections:
                 max_line_size=MOST_HEADER_BYTES,
                 max_field_size=MOST_HEADER_BYTES,
                 max_headers=MOST_HEADERS,
-                response_class=_Response,
+                response_class=BoundedResponse,
             )
         return self._session
 

@@ -4,7 +4,7 @@ import asyncio
 import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -178,6 +178,26 @@ async def test_failure_is_a_sentence_without_the_url() -> None:
     assert closed == Answer(error="The connection could not be opened.")
     plain = await _not_http()
     assert plain == Answer(error="The response is not valid HTTP.")
+
+
+async def test_answers_before_the_answer_are_few() -> None:
+    """Each costs the receiver a few bytes, and the consumer some microseconds of its event loop."""
+    is_closed = asyncio.Event()
+
+    async def continue_for_ever(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        with suppress(ConnectionError):
+            while True:
+                writer.write(b"HTTP/1.1 100 Continue\r\n\r\n" * 100)
+                await writer.drain()
+        is_closed.set()
+        writer.close()
+
+    port = free_port()
+    async with await asyncio.start_server(continue_for_ever, "127.0.0.1", port):
+        async with asyncio.timeout(module.TIMEOUT_SECONDS / 2):
+            assert await post(f"http://127.0.0.1:{port}/") == Answer(error="The response is not valid HTTP.")
+        await is_closed.wait()
 
 
 async def _not_http() -> Answer:
