@@ -8,7 +8,8 @@ import logging
 import sys
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Any, Literal
+from io import StringIO
+from typing import Any, Literal, TextIO
 
 import structlog
 
@@ -153,15 +154,29 @@ def _for_people(*, has_colors: bool) -> structlog.dev.ConsoleRenderer:
     levels = structlog.dev.ConsoleRenderer.get_default_level_styles(has_colors)
     column = structlog.dev.KeyValueColumnFormatter
     return structlog.dev.ConsoleRenderer(
-        exception_formatter=structlog.dev.plain_traceback,
+        exception_formatter=_write_traceback,
         columns=[
             structlog.dev.Column("timestamp", column(None, dim, reset, str)),
             structlog.dev.Column("program", column(None, "", "", str, width=8)),
             structlog.dev.Column("level", lambda _, level: f"{levels[level]}{level:<7}{reset}"),
-            structlog.dev.Column("event", column(None, bold, reset, str, width=18)),
-            structlog.dev.Column("", column(dim, "", reset, str)),
+            structlog.dev.Column("event", column(None, bold, reset, _printable, width=18)),
+            structlog.dev.Column("", column(dim, "", reset, _printable)),
         ],
     )
+
+
+def _printable(value: object) -> str:
+    """Return a value as one line that a terminal only shows. Clients choose what is in paths, ids and errors."""
+    text = str(value)
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
+def _write_traceback(file: TextIO, exc_info: Any) -> None:
+    whole = StringIO()
+    structlog.dev.plain_traceback(whole, exc_info)
+    file.write("\n".join(map(_printable, whole.getvalue().split("\n"))))
 
 
 def _tracebacks() -> structlog.processors.ExceptionRenderer:
