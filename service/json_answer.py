@@ -16,16 +16,26 @@ WRITE_SECONDS = (
 BYTES_IN_A_SECOND = 20_000
 
 
-class BodyAnswer(web.Response):
+class TimedAnswer(web.Response):
     """An answer whose connection is closed if the client does not read it."""
 
     async def write_eof(self, data: bytes = b"") -> None:
-        request, size = self._req, len(self.body) if isinstance(self.body, bytes) else 0
-        assert isinstance(request, web.Request)
-        with request.app[MEMORY].share() as share:
-            share.take(size)
-            async with writing(request, size):
-                await super().write_eof(data)
+        async with writing(self._req, self._body_bytes):
+            await super().write_eof(data)
+
+    @property
+    def _body_bytes(self) -> int:
+        return len(self.body) if isinstance(self.body, bytes) else 0
+
+
+class BodyAnswer(TimedAnswer):
+    """The same. Its body takes memory until the client has read it."""
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        assert isinstance(self._req, web.Request)
+        with self._req.app[MEMORY].share() as share:
+            share.take(self._body_bytes)
+            await super().write_eof(data)
 
 
 @asynccontextmanager
