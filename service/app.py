@@ -64,6 +64,7 @@ from penstock.service.memory import Memory
 from penstock.service.open_ledger import OpenLedger
 from penstock.service.openapi.document import describe, describe_for_operators
 from penstock.service.openapi.serving import DESCRIPTION, Description
+from penstock.service.operators.health import READINESS, Readiness
 from penstock.service.operators.metrics import counted
 from penstock.service.problems import problems
 from penstock.service.protocol import set_headers
@@ -132,6 +133,7 @@ def create_app(
     app[OUTCOMES] = SharedOutcomes(app)
     app[EXPORTING] = Exports(app)
     app[EXPORT_URLS] = ExportUrls(app)
+    app[READINESS] = Readiness(backend, clock)
     app[STREAMS] = Streams(clock, has_tenants=settings.has_tenants)
     app.on_shutdown.append(_end_streams)
     app.on_cleanup.append(_leave_exports)

@@ -6,7 +6,7 @@ import pytest
 
 from penstock import Operations
 from penstock.service.operators import health
-from penstock.testing import memory_parts
+from penstock.testing import FakeClock, memory_parts
 from tests.support.faults import Moment, Outage
 from tests.support.service import Serve, assert_problem
 
@@ -41,6 +41,26 @@ async def test_not_ready_while_a_part_does_not_answer_but_live(serve: Serve, cal
     assert (await service.get("/health/live")).status == 200
     outage.times = 0
     assert (await service.get("/health/ready")).status == 200
+
+
+async def test_many_who_ask_cost_as_many_calls_as_one_in_a_second(serve: Serve) -> None:
+    """Anybody may ask, without a key. A check that failed is not remembered."""
+    asked: list[str] = []
+
+    def watch(call: str, moment: Moment) -> None:
+        if moment == "before":
+            asked.append(call)
+
+    clock = FakeClock()
+    service = await serve(Operations(), watch=watch, clock=clock)
+    answers = await asyncio.gather(*(service.get("/health/ready") for _ in range(20)))
+    assert {answer.status for answer in answers} == {200}
+    clock.advance(health.FRESH_SECONDS - 0.1)
+    assert (await service.get("/health/ready")).status == 200
+    assert len(asked) == 4
+    clock.advance(0.2)
+    assert (await service.get("/health/ready")).status == 200
+    assert len(asked) == 8
 
 
 async def test_readiness_does_not_wait_for_ever(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
