@@ -46,7 +46,9 @@ PLAN_VERSION = 4  # of a message that lets a consumer plan a batch
 REFERENCES_VERSION = 5  # of a message with operations whose paths refer to results
 BILLING_UNIT_BYTES = 65_536  # SQS bills each 64 KB of a message as one request, on send and on receive
 ATTRIBUTE_BYTES = 640  # reserved in every message: trace context (at most 600) and `sent-ahead` (37) count as body
-MAX_UNPACKED_BYTES = 64 * 1024 * 1024  # far above any of our messages, so that a damaged one cannot fill the memory
+# Far above any of our messages, so that a damaged one cannot fill the memory. Those have about the size of a message of
+# SQS, and a few times as much if numbers are written anew. Python objects take up to 30 times as much as their JSON.
+MAX_UNPACKED_BYTES = 8 * 1024 * 1024
 _USUAL_ID = 200  # after a dozen redrives an id may be longer; it then takes room from the trace context
 _COMPRESSED = "zstd:"
 _COMPRESSION_LEVEL = 1

@@ -516,7 +516,7 @@ def test_what_is_not_a_chunk_is_told_in_a_sentence(text: str, why: str) -> None:
 def test_message_that_unpacks_without_end_is_refused_before_it_fills_the_memory() -> None:
     bomb = packed(b" " * (MAX_UNPACKED_BYTES + 1))
     assert size(bomb) < 20_000
-    with pytest.raises(UnreadableMessage, match=r"^The decompressed message is larger than 67,108,864 bytes\.$"):
+    with pytest.raises(UnreadableMessage, match=r"^The decompressed message is larger than 8,388,608 bytes\.$"):
         decode_chunk(bomb)
 
 
