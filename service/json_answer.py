@@ -8,7 +8,7 @@ from typing import Any
 from aiohttp import web
 from pydantic_core import to_json
 
-from penstock.service.keys import MEMORY
+from penstock.service.keys import MEMORY, SHARE
 
 WRITE_SECONDS = (
     60  # for any answer, and a second more for each of these bytes: a slow client holds the answer in memory
@@ -33,7 +33,8 @@ class BodyAnswer(TimedAnswer):
 
     async def write_eof(self, data: bytes = b"") -> None:
         assert isinstance(self._req, web.Request)
-        with self._req.app[MEMORY].share() as share:
+        of_request = self._req.get(SHARE)
+        with self._req.app[MEMORY].share() if of_request is None else of_request.another() as share:
             share.take(self._body_bytes)
             await super().write_eof(data)
 

@@ -1,5 +1,6 @@
 """Limits the memory of all unfinished requests and answers together. Pure."""
 
+from collections import Counter
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
@@ -14,6 +15,7 @@ class Memory:
         self.used_bytes = 0
         self.most_bytes = most_bytes
         self._caches: list[Callable[[], None]] = []
+        self._of_tenants = Counter[str]()
 
     def share_of_cache(self, empty: Callable[[], None]) -> "Share":
         """Return the memory of a cache. `empty` is called when a request needs it, and must release it."""
@@ -32,17 +34,40 @@ class Memory:
         """Return True if what only saves time may take some. It leaves the other half of the memory for requests."""
         return 2 * self.used_bytes < self.most_bytes
 
-    def share(self) -> "Share":
-        return Share(self)
+    def share(self, tenant: str | None = None) -> "Share":
+        """Return the memory of a request or an answer. That of a tenant counts towards the half that a tenant gets."""
+        return Share(self, tenant)
+
+    def take(self, tenant: str | None, size: int) -> None:
+        """Take memory, or give some back."""
+        self.used_bytes += size
+        if tenant is not None:
+            self._of_tenants[tenant] += size
+            if not self._of_tenants[tenant]:
+                del self._of_tenants[tenant]
+
+    def leaves_half(self, tenant: str | None, taken: int, size: int) -> bool:
+        """Return True if a request that has `taken` memory, and takes `size` more, leaves half to other tenants.
+
+        The only request of a tenant may take more. Otherwise, it might never be answered.
+        """
+        if tenant is None or self._of_tenants[tenant] == taken:
+            return True
+        return 2 * (self._of_tenants[tenant] + size) <= self.most_bytes
 
 
 class Share:
     """The memory of one request or answer. It is released at the end of the `with` block."""
 
-    def __init__(self, memory: Memory) -> None:
+    def __init__(self, memory: Memory, tenant: str | None = None) -> None:
         self._memory = memory
+        self._tenant = tenant
         self._size = 0
         self._is_released = False
+
+    def another(self) -> "Share":
+        """Return memory for something else of the same tenant."""
+        return Share(self._memory, self._tenant)
 
     def grow_to(self, size: int) -> None:
         """Take at least so much memory. Raises Overloaded if it is not available.
@@ -51,6 +76,11 @@ class Share:
         """
         if size <= self._size:
             return
+        if not self._memory.leaves_half(self._tenant, self._size, size - self._size):
+            raise Overloaded(
+                "Your requests in progress use half of the memory for requests, and the other half is for other "
+                "tenants. Try again in a moment."
+            )
         if not self._may_grow_to(size):
             self._memory.empty_caches()
         if not self._may_grow_to(size):
@@ -63,7 +93,7 @@ class Share:
 
     def take(self, size: int) -> None:
         """Take so much memory, even if it is not available: an answer must be sent, and leaves less for requests."""
-        self._memory.used_bytes += size - self._size
+        self._memory.take(self._tenant, size - self._size)
         self._size = size
 
     def add(self, size: int) -> None:

@@ -59,6 +59,32 @@ def test_request_that_is_alone_may_take_any_memory() -> None:
         other.grow_to(100)
 
 
+def test_requests_of_a_tenant_leave_half_to_others() -> None:
+    memory = Memory(100)
+    with memory.share("a") as alone, memory.share("a") as second, memory.share("b") as other, memory.share() as none:
+        alone.grow_to(80)  # otherwise it might never be answered
+        alone.take(40)
+        second.grow_to(10)
+        with pytest.raises(Overloaded, match="other tenants"):
+            second.grow_to(11)
+        with pytest.raises(Overloaded, match="other tenants"):
+            alone.grow_to(41)
+        other.grow_to(40)
+        none.grow_to(10)
+        with pytest.raises(Overloaded, match="all memory"):
+            none.grow_to(11)
+        none.take(0)
+        with second.another() as answer:
+            answer.take(30)
+            assert memory.used_bytes == 120
+        second.grow_to(10)
+    with memory.share("a") as first, memory.share("a") as second:
+        first.grow_to(50)
+        with pytest.raises(Overloaded):
+            second.grow_to(1)
+    assert memory.used_bytes == 0
+
+
 def test_caches_give_their_memory_to_a_request_that_needs_it() -> None:
     memory = Memory(100)
     cache = memory.share_of_cache(lambda: cache.take(0))
@@ -113,6 +139,26 @@ async def test_unfinished_requests_leave_no_memory_for_another(serve: Serve) -> 
         writer.close()
     await eventually(lambda: holds(used(service) == 0))
     assert (await service.post(ask_for("/succeed"))).status == 200
+
+
+async def test_slow_requests_of_a_tenant_leave_memory_for_another(serve: Serve) -> None:
+    """Each holds the memory of a decompressor with a few bytes in a minute, for up to an hour."""
+    service = await serve(operations, request_memory_bytes=64 * MIB, tenant_header="X-Tenant")
+    head = HEAD.replace("Host: a", "Host: a\r\nX-Tenant: slow").format(NDJSON, "zstd").encode()
+    connections = []
+    for _ in range(64 * MIB // MEMORY_BYTES["zstd"]):
+        _, writer = await asyncio.open_connection("127.0.0.1", service.client.port)
+        writer.write(head + zstd.compress(b"{")[:5])
+        connections.append(writer)
+    half = 32 * MIB // MEMORY_BYTES["zstd"]
+    await eventually(lambda: holds(used(service) == half * MEMORY_BYTES["zstd"]))
+    for tenant, status in (("slow", 503), ("another", 200)):
+        compressed = zstd.compress(json.dumps({"operations": ask_for("/succeed")}).encode())
+        headers = {"Content-Encoding": "zstd", "X-Tenant": tenant}
+        assert (await service.post_content(compressed, JSON, **headers)).status == status
+    for writer in connections:
+        writer.close()
+    await eventually(lambda: holds(used(service) == 0))
 
 
 async def test_elements_count_with_the_memory_that_they_need_once_parsed(serve: Serve) -> None:
