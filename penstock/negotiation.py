@@ -4,16 +4,21 @@ from collections.abc import Sequence
 
 from penstock.errors import NotAcceptable
 
+MOST_RANGES = 100  # of a header that are read. Browsers send about eight, and a request can have a megabyte of them
+_SHOWN = 500  # characters of the header in an error
+
 
 def choose_type(accept: str | None, offered: Sequence[str]) -> str:
     """Return the first of `offered` with the highest weight. Raises NotAcceptable if the client accepts none."""
     if not accept or not accept.strip():
         return offered[0]
-    ranges = [_parse(part) for part in accept.split(",")]
+    ranges = [_parse(part) for part in accept.split(",", MOST_RANGES)[:MOST_RANGES]]
     weights = {kind: _weight(kind, ranges) for kind in offered}
     best = max(offered, key=lambda kind: weights[kind])
     if weights[best] <= 0:
-        raise NotAcceptable(f"The response is available as {' or '.join(offered)}; the request accepts {accept}.")
+        raise NotAcceptable(
+            f"The response is available as {' or '.join(offered)}; the request accepts {accept[:_SHOWN]}."
+        )
     return best
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 _PREFERENCE = re.compile(r"""\s*([!#$%&'*+.^_`|~0-9A-Za-z-]+)\s*(?:=\s*("[^"]*"|[^\s;,"]*))?[^,]*""")
 _WAIT = re.compile(r"[0-9]{1,9}")
+MOST_READ = 100  # preferences of a request, which can have a megabyte of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,7 @@ def read_preferences(header: str) -> Preferences:
 def parse_preferences(header: str) -> dict[str, str]:
     """Return the value of each preference, by its name in lower case. The first one of a name counts (RFC 7240)."""
     found: dict[str, str] = {}
-    for part in header.split(","):
+    for part in header.split(",", MOST_READ)[:MOST_READ]:
         match = _PREFERENCE.fullmatch(part)
         if match:
             found.setdefault(match[1].lower(), (match[2] or "").strip('"'))

@@ -3,7 +3,7 @@
 import pytest
 
 from penstock.errors import NotAcceptable
-from penstock.negotiation import choose_type
+from penstock.negotiation import MOST_RANGES, choose_type
 
 OFFERED = ("application/x-ndjson", "application/json")
 NDJSON, JSON = OFFERED
@@ -36,6 +36,14 @@ NDJSON, JSON = OFFERED
 )
 def test_best_liked_type_is_chosen(accept: str | None, chosen: str) -> None:
     assert choose_type(accept, OFFERED) == chosen
+
+
+def test_only_the_first_types_of_very_many_are_read() -> None:
+    others = "text/html, " * (MOST_RANGES - 1)
+    assert choose_type(f"{others}application/json, application/x-ndjson", OFFERED) == JSON
+    with pytest.raises(NotAcceptable) as raised:
+        choose_type(f"text/html, {others * 100}application/json", OFFERED)
+    assert len(str(raised.value)) < 1_000
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import pytest
 from pytest_aiohttp import AiohttpClient
 
-from penstock.service.intake.preferences import Preferences, read_preferences
+from penstock.service.intake.preferences import MOST_READ, Preferences, read_preferences
 from tests.support.plant import Toys, build_plant
 from tests.support.service import ask_for
 
@@ -36,6 +36,7 @@ from tests.support.service import ask_for
         ("wait 5", Preferences()),
         ('a="respond-async"', Preferences()),
         ("é, respond-async", Preferences(respond_async=True)),
+        ("x, " * (MOST_READ - 1) + "respond-async, wait=5", Preferences(respond_async=True)),  # only so many are read
     ],
 )
 def test_header_is_read_leniently(header: str, expected: Preferences) -> None:
