@@ -39,6 +39,7 @@ METADATA_PREFIX = "metadata."  # of the names of metadata in a query
 _TIME = re.compile(  # RFC 3339
     r"([0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2})(?:(\.[0-9]{1,6})[0-9]*)?([Zz]|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
 )
+_LATEST = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp()  # later ones cannot be written in UTC
 _TIME_WANTED = "Write the time as 2026-12-24T18:00:00Z, or with an offset such as +01:00 (in a query %2B01:00)"
 
 
@@ -54,7 +55,7 @@ def read_time(value: Any) -> float:
         raise ValueError(f"This time does not exist: {error}") from error
     if seconds < 0:
         raise ValueError("The time must not be before 1970")
-    return seconds
+    return min(seconds, _LATEST)
 
 
 Time = Annotated[float, BeforeValidator(read_time), WithJsonSchema({"type": "string", "format": "date-time"})]

@@ -97,6 +97,8 @@ async def test_type_of_a_patch_is_a_merge_patch(plant: Plant) -> None:
         ({"deadlineAt": "tomorrow"}, "/deadlineAt"),
         ({"deadlineAt": "2023-11-14T22:13:19Z"}, "/deadlineAt"),
         ({"deadlineAt": "2033-11-14T22:13:19Z"}, "/deadlineAt"),
+        ({"deadlineAt": "9999-12-31T23:59:59.999999Z"}, "/deadlineAt"),
+        ({"deadlineAt": "9999-12-31T23:59:59-23:59"}, "/deadlineAt"),  # in the year 10000
         ([], ""),
     ],
     ids=str,
