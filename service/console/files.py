@@ -6,6 +6,7 @@ mean. Then it sends the whole file, which is read, validated and accepted like t
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from aiohttp import web
@@ -29,6 +30,8 @@ from penstock.service.paging import read_once
 MOST_LOOKED_AT_BYTES = 131_072
 SHOWN_ROWS = 3
 LONGEST_CELL = 60
+LONGEST_OBJECT = 10_000  # that is shown as a whole
+MOST_NAMES = 1_000  # of an object that are compared with those of operations. A CSV file has no more columns
 CHARSETS = {
     "utf-8": "UTF-8",
     "windows-1252": "Windows-1252 (Western Europe)",
@@ -49,7 +52,7 @@ class Column:
     examples: list[str]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Target:
     """The operation that each row becomes."""
 
@@ -58,9 +61,18 @@ class Target:
     members: Sequence[str]
     required: Sequence[str]
 
-    @property
+    @cached_property
     def in_path(self) -> list[str]:
         return PLACEHOLDER.findall(self.path)
+
+    @cached_property
+    def known(self) -> frozenset[str]:
+        return frozenset((*self.in_path, *self.members))
+
+    @cached_property
+    def by_plain_name(self) -> Mapping[str, str]:
+        """Return what the operation knows by its plain name. If two are the same, the first one counts."""
+        return {_plain(name): name for name in reversed((*self.in_path, *self.members))}
 
 
 async def show(request: web.Request) -> web.Response:
@@ -97,10 +109,16 @@ async def look(request: web.Request) -> web.Response:
         return page(request, "look_csv.html", rows=rows[:SHOWN_ROWS], **values)
     first = _first_object(content)
     is_whole = isinstance(first.get("method"), str) and isinstance(first.get("path"), str)
-    text = to_json(first, indent=2).decode()
-    return page(
-        request, "look_ndjson.html", is_whole=is_whole, first=text, target=_target(request, list(first)), **values
-    )
+    target = _target(request, list(first)[:MOST_NAMES])
+    return page(request, "look_ndjson.html", is_whole=is_whole, first=_readable(first), target=target, **values)
+
+
+def _readable(first: dict[str, Any]) -> str:
+    """Return an object as JSON for a person. With spaces, one with many levels would be hundreds of times as long."""
+    text = to_json(first)
+    if len(text) <= LONGEST_OBJECT:
+        return to_json(first, indent=2).decode()
+    return f"{text[:LONGEST_OBJECT].decode(errors='ignore')} …"
 
 
 def _first_rows(content: bytes, charset: str) -> tuple[CsvLines, list[Row]]:
@@ -139,9 +157,8 @@ def _target(request: web.Request, columns: Sequence[str]) -> Target:
     routes = request.app[OPERATIONS].routes
     method, path = read_once(request, "method"), read_once(request, "path")
     if method is None or path is None:
-        return max(
-            map(_target_of, routes), key=lambda target: _fit(columns, target), default=Target("POST", "/", (), ())
-        )
+        plain = {column: _plain(column) for column in columns}
+        return max(map(_target_of, routes), key=lambda target: _fit(plain, target), default=Target("POST", "/", (), ()))
     known = (target for target in map(_target_of, routes) if (target.method, target.path) == (method, path))
     return next(known, Target(method, path, (), ()))
 
@@ -152,10 +169,12 @@ def _target_of(route: Route) -> Target:
     return Target(route.method, _path_of(route), list(members), list(required))
 
 
-def _fit(columns: Sequence[str], target: Target) -> int:
-    """Return how many columns an operation uses. What it needs and no column has counts much more."""
-    known = {*target.in_path, *target.members}
-    members = {member for column in columns if (member := _member(column, target)) in known}
+def _fit(columns: Mapping[str, str], target: Target) -> int:
+    """Return how many columns an operation uses. What it needs and no column has counts much more.
+
+    With each column comes its plain name.
+    """
+    members = {_member(column, plain, target) for column, plain in columns.items()} & target.known
     return len(members) - 10 * len({*target.in_path, *target.required} - members)
 
 
@@ -171,18 +190,17 @@ def _columns(names: Sequence[str], rows: Sequence[Row], target: Target) -> list[
     found = []
     shown = [own_cells(row.cells) for row in rows[:SHOWN_ROWS] if row.error is None]
     for name in names:
-        member = _member(name, target)
+        member = _member(name, _plain(name), target)
         examples = [cells[name][:LONGEST_CELL] for cells in shown]
         found.append(Column(name, member, member in target.in_path, examples))
     return found
 
 
-def _member(column: str, target: Target) -> str:
+def _member(column: str, plain: str, target: Target) -> str:
     """Return the name that a column most likely means. It is empty if the operation has no such member."""
-    known = [*target.in_path, *target.members]
-    if column in known or not target.members:
+    if column in target.known or not target.members:
         return column
-    return next((name for name in known if _plain(name) == _plain(column)), "")
+    return target.by_plain_name.get(plain, "")
 
 
 def _plain(name: str) -> str:

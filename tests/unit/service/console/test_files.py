@@ -8,6 +8,7 @@ from pydantic import BaseModel
 from pytest_aiohttp import AiohttpClient
 
 from penstock import Operations
+from penstock.service.console import files
 from penstock.testing.http import Answer
 from tests.support.plant import Plant, build_plant
 from tests.unit.service.console.conftest import Browser, text_of
@@ -88,6 +89,29 @@ async def test_columns_are_named_like_the_members_that_they_mean(browser: Browse
     assert values == ["id", "email", ""]
     assert "&lt;b&gt;" in page
     assert "<b>" not in page
+
+
+async def test_names_of_very_many_columns_are_compared_once(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With each member of each operation, a thousand columns blocked the front end for seconds."""
+    compared: list[str] = []
+    plain = files._plain
+
+    def count(name: str) -> str:
+        compared.append(name)
+        return plain(name)
+
+    monkeypatch.setattr(files, "_plain", count)
+    answer = await look(browser, ",".join(f"column {number}" for number in range(1_000)).encode() + b"\n")
+    assert answer.status == 200
+    assert len(compared) < 3_000
+
+
+async def test_long_object_is_shown_in_part(browser: Browser) -> None:
+    """Each element of it has as many spaces before it as it has levels."""
+    content = b'{"a":%b%b0%b}\n' % (b"[" * 190, b"0," * 60_000, b"]" * 190)
+    answer = await look(browser, content, NDJSON)
+    assert answer.status == 200
+    assert len(answer.content) < 20_000
 
 
 async def test_what_no_column_has_is_said(browser: Browser) -> None:
