@@ -64,7 +64,10 @@ class Gatherer(Generic[T, R]):
         self._waiting.append(item)
         self._answers.append(answer)
         self._begin_call()
-        return await answer
+        try:
+            return await answer
+        finally:
+            del answer  # has the error, which would keep the item in memory otherwise: see `raise_first`
 
     def _begin_call(self) -> None:
         if self._waiting and not self._is_gathering and len(self._calls) < self._at_once:

@@ -1,13 +1,16 @@
 """Requests are combined while other calls are in flight, and never wait for others to arrive."""
 
 import asyncio
+import weakref
 from collections.abc import Sequence
+from contextlib import suppress
 
 import pytest
 
 from penstock.aws.gathering import Gatherer, up_to
 from penstock.errors import RejectedCall
-from tests.support.waiting import eventually
+from tests.support.garbage import without_collections
+from tests.support.waiting import eventually, settle
 
 
 class Server:
@@ -132,3 +135,22 @@ async def test_who_gives_up_does_not_disturb_the_others(server: Server) -> None:
     assert await patient == 2
     with pytest.raises(asyncio.CancelledError):
         await hasty
+
+
+async def test_failed_call_does_not_keep_its_items_in_memory() -> None:
+    class Item:
+        """Something large, such as a chunk."""
+
+    async def call(_items: Sequence[Item]) -> list[int]:
+        raise ConnectionError("unlucky")
+
+    async def ask() -> "weakref.ref[Item]":
+        item = Item()
+        with suppress(ConnectionError):
+            await Gatherer(call, up_to(10)).ask(item)
+        return weakref.ref(item)
+
+    with without_collections():
+        noted = await ask()
+        await settle()
+        assert noted() is None
