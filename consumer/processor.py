@@ -213,6 +213,7 @@ class Processor:
         finally:
             admitting.cancel()
             await asyncio.gather(admitting, return_exceptions=True)
+            del admitting  # may have an error, which would keep the chunk in memory otherwise: see `raise_first`
         if isinstance(batch, Batch) and (traces is None or self._clock.monotonic() - read_at > FRESH_SECONDS):
             traces = await self._read_traces(batch_id, chunk_id)
         return batch, traces or NO_TRACES

@@ -2,8 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, MutableMapping
-from contextlib import asynccontextmanager
+import weakref
+from collections.abc import AsyncIterator, Callable, MutableMapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +19,7 @@ from penstock.consumer.batches import ACCEPT_WAIT_SECONDS
 from penstock.consumer.count_box import CountBox
 from penstock.consumer.processor import ACCEPTING_RELEASE_SECONDS
 from penstock.consumer.readers_first import ReadersFirst
-from penstock.errors import AcceptanceLost, LostItem, RejectedCall, Unavailable
+from penstock.errors import AcceptanceLost, LostItem, NewerVersion, RejectedCall, Unavailable
 from penstock.message import decode_chunk, encode_chunk
 from penstock.outcome import ChunkRecord, OutcomeState, record_too_early, succeeded
 from penstock.queue import Delivery, Message, SentAhead
@@ -35,8 +36,9 @@ from tests.support.builders import (
     build_settings,
 )
 from tests.support.faults import Moment, Outage, Watch
+from tests.support.garbage import without_collections
 from tests.support.rig import Rig
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, settle
 
 HOUR = 3600
 
@@ -1090,6 +1092,27 @@ async def test_chunk_whose_record_is_half_deleted_after_its_retention_is_set_asi
     await rig.parts.chunks.send([Message(encode_chunk(build_chunk([build_operation(0)])))])
     await rig.process_next(rig.processor(lose))
     assert (len(rig.dead_letters), rig.runs, rig.chunks) == (1, {}, [])
+
+
+async def test_delivery_of_a_newer_version_does_not_stay_in_memory(rig: Rig) -> None:
+    """Until it can be processed again, it comes to this consumer every few seconds."""
+
+    def fail(call: str, moment: Moment) -> None:
+        if (call, moment) == ("store.read_batch", "before"):
+            raise NewerVersion("state", "paused")
+
+    async def receive() -> "weakref.ref[Callable[[int], None]]":
+        def ended(_count: int) -> None: ...
+
+        with suppress(NewerVersion):
+            await rig.processor(fail).process(*await rig.receive(), ended)
+        return weakref.ref(ended)
+
+    await rig.submit([build_operation(0)])
+    with without_collections():
+        noted = await receive()
+        await settle()
+        assert noted() is None
 
 
 async def test_chunk_of_an_abandoned_batch_is_dropped_unrun(rig: Rig) -> None:
