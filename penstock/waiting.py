@@ -1,7 +1,15 @@
-"""Waits for an event, but not for ever. Raises the first error of calls that were made at the same time."""
+"""Waits for an event, but not for ever, for work under a lease, and for calls that are made at the same time.
+
+The traceback of an error refers to each function that the error has passed, with its variables. If one of these refers
+to the error, or to a task that has failed with it, the error stays in memory with all that its callers had, until a
+collection, which may never come. So no function here has such a variable when it raises an error.
+"""
 
 import asyncio
-from typing import Any
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 async def happens(event: asyncio.Event, seconds: float) -> bool:
@@ -14,14 +22,28 @@ async def happens(event: asyncio.Event, seconds: float) -> bool:
     return True
 
 
-def raise_first(results: list[Any]) -> None:
-    """Raise the first error in a list, which is empty after that. Only errors matter in the other results.
+async def under_lease(work: Coroutine[Any, Any, T], keep_lease: Coroutine[Any, Any, None]) -> T:
+    """Return the result of some work, or raise its error. If `keep_lease` fails first, cancel the work and raise why."""
+    working, keeping = asyncio.create_task(work), asyncio.create_task(keep_lease)
+    try:
+        await asyncio.wait((working, keeping), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            keeping.result()
+        return await working
+    finally:
+        working.cancel()
+        keeping.cancel()
+        await asyncio.gather(working, keeping, return_exceptions=True)
+        del working, keeping
 
-    No variable here has the error then, and the caller should have it in none, either. Otherwise its traceback would
-    lead back to it: it would stay in memory, with all that its callers had, until a collection, which may never come.
+
+def raise_first(results: list[Any]) -> None:
+    """Raise the first error in a list, and empty the list before. Do nothing if no result is an error.
+
+    The caller should have the errors nowhere else.
     """
     errors = [result for result in results if isinstance(result, BaseException)]
-    results.clear()
     if errors:
+        results.clear()
         del errors[1:]
         raise errors.pop()

@@ -43,7 +43,7 @@ from penstock.reading.forms import FileForm
 from penstock.running.stop import Stop
 from penstock.settings import Settings
 from penstock.telemetry import Event, get_log
-from penstock.waiting import happens
+from penstock.waiting import happens, under_lease
 from penstock.webhooks.event import new_event
 
 _NO_BUCKET = "PENSTOCK_BUCKET is not set for this consumer. Set it to the same bucket for all programs."
@@ -177,7 +177,7 @@ class Planner:
     async def _work_on(self, work: _Work, planner: str) -> Left:
         batch_id = work.batch.id
         try:
-            return await self._go_on_with_lease(work)
+            return await under_lease(self._go_on(work), self._keep_lease(work))
         except _Stopped:
             with suppress(PenstockError):  # then the lease ends by itself
                 await self._backend.store.leave_planning(batch_id, planner, self._clock.now() + self._lease_seconds)
@@ -189,22 +189,11 @@ class Planner:
         await self._give_back_if_ended(work)
         return Left.DONE
 
-    async def _go_on_with_lease(self, work: _Work) -> Left:
-        """Go on with the batch while the lease is extended, also while AWS does not answer."""
-        working = asyncio.create_task(self._go_on(work))
-        keeping = asyncio.create_task(self._keep_lease(work))
-        try:
-            await asyncio.wait((working, keeping), return_when=asyncio.FIRST_COMPLETED)
-            if not working.done():
-                keeping.result()
-            return await working
-        finally:
-            for task in (working, keeping):
-                task.cancel()
-            await asyncio.gather(working, keeping, return_exceptions=True)
-
     async def _keep_lease(self, work: _Work) -> None:
-        """Extend the lease until it is lost, or until the consumer is asked to stop. Then raise _Lost or _Stopped."""
+        """Extend the lease until it is lost, or until the consumer is asked to stop. Then raise _Lost or _Stopped.
+
+        It is extended also while the work waits because AWS does not answer.
+        """
         planner = work.planning.planner or ""
         while True:
             await happens(self._stop.begun, self._lease_seconds / BEATS_IN_LEASE)

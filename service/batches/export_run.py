@@ -29,6 +29,7 @@ from penstock.service.keys import BACKEND, CLOCK, MEMORY, TURNS
 from penstock.settings import MIB
 from penstock.store import Group
 from penstock.telemetry import Event, get_log
+from penstock.waiting import under_lease
 
 BEAT_SECONDS = LEASE_SECONDS / 4  # two heartbeats in a row may fail, and the next one still comes in time
 RUN_BYTES = 80 * MIB  # held records, windows as lines and as rows, a row of 5 MiB as CSV, and a part of a file
@@ -116,16 +117,7 @@ class ExportRun:
 
         Raises LeaseLost, and what the table or S3 raises.
         """
-        tasks = [asyncio.create_task(self._write_files()), asyncio.create_task(self._keep_lease())]
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        for task in tasks:
-            if not task.cancelled():
-                task.result()
+        await under_lease(self._write_files(), self._keep_lease())
 
     async def _keep_lease(self) -> None:
         """Extend the lease until cancelled. A scan for a few failures finds no row for minutes, and is still work."""
