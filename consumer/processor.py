@@ -7,7 +7,7 @@ delivery guarantee depends on the order of the steps there: see `_complete`.
 import asyncio
 import random
 import secrets
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -63,7 +63,7 @@ from penstock.settings import Settings
 from penstock.store import Group, Traces
 from penstock.telemetry import Event, get_log
 from penstock.tracing.hooks import processing
-from penstock.waiting import raise_first
+from penstock.waiting import wait_for_all
 
 NO_TRACES = Traces(None, frozenset())
 VALIDATING_RELEASE_SECONDS = 10  # the same, while a consumer sends the chunks of the batch
@@ -213,7 +213,7 @@ class Processor:
         finally:
             admitting.cancel()
             await asyncio.gather(admitting, return_exceptions=True)
-            del admitting  # may have an error, which would keep the chunk in memory otherwise: see `raise_first`
+            del admitting  # may have an error, which would keep the chunk in memory otherwise: see `penstock.waiting`
         if isinstance(batch, Batch) and (traces is None or self._clock.monotonic() - read_at > FRESH_SECONDS):
             traces = await self._read_traces(batch_id, chunk_id)
         return batch, traces or NO_TRACES
@@ -543,8 +543,10 @@ class Processor:
             self._meter.finished(batch.tenant, len(record.outcomes))
             self._meter.failures(batch.tenant, len(record.failed_operations))
             await self._limits.check(self._batches.latest(batch), record)
-        sending = [self._send_dead_letters(attempt, record, group)] if is_counted else []
-        await _together(self._finish(attempt, batch, group), *sending)
+        steps = [self._finish(attempt, batch, group)]
+        if is_counted:
+            steps.append(self._send_dead_letters(attempt, record, group))
+        await wait_for_all(steps)
         await self.acknowledge(attempt.delivery)
         counts = record.counts
         get_log().info(
@@ -612,8 +614,3 @@ class Processor:
     async def acknowledge(self, delivery: Delivery) -> None:
         self._leases.settle(delivery)
         await self._queues[delivery.priority].delete(delivery)
-
-
-async def _together(*steps: Coroutine[Any, Any, None]) -> None:
-    """Take steps at the same time. An error is raised only when all of them have ended, so that none goes on alone."""
-    raise_first(await asyncio.gather(*steps, return_exceptions=True))

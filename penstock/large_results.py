@@ -7,10 +7,11 @@ lifecycle, as it does with all results, after the retention of their batch.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from hashlib import sha256
-from typing import Any, TypeVar, cast
+from typing import TypeVar
 from urllib.parse import quote
 
 from msgspec.structs import replace as with_changes
@@ -26,6 +27,7 @@ from penstock.outcome import (
     has_long_result,
     size_of,
 )
+from penstock.waiting import wait_for_all
 
 T = TypeVar("T")
 
@@ -79,7 +81,8 @@ class LargeResults:
         stored = {outcome.index: _reference(outcome) for outcome in large}
         contents = {result_key(tenant, batch_id, stored[one.index]): one.result.content for one in large}
         turns = asyncio.Semaphore(_CALLS)
-        await _all(self._write(self._bucket, turns, key, content, after_each) for key, content in contents.items())
+        write = partial(self._write, self._bucket, turns, after_each)
+        await wait_for_all(write(key, content) for key, content in contents.items())
         outcomes = [
             with_changes(outcome, result=stored[outcome.index]) if outcome.index in stored else outcome
             for outcome in record.outcomes
@@ -90,9 +93,9 @@ class LargeResults:
         self,
         bucket: Bucket,
         turns: asyncio.Semaphore,
+        after_each: Callable[[], Awaitable[None]],
         key: str,
         content: bytes,
-        after_each: Callable[[], Awaitable[None]],
     ) -> None:
         async with turns:
             await bucket.write(key, content, "application/json")
@@ -115,7 +118,7 @@ class LargeResults:
                 )
                 return use(number, content)
 
-        return await _all(load(number, result) for number, result in enumerate(results))
+        return await wait_for_all(load(number, result) for number, result in enumerate(results))
 
     def why_missing(self, result: StoredResult) -> str:
         """Return the sentence for a client whose result is not there."""
@@ -142,15 +145,6 @@ def _without_file(verdict: Verdict) -> Verdict:
     )
     error = {"title": "Result could not be stored", "detail": detail}
     return with_changes(verdict, state=OutcomeState.FAILED, status=503, result=None, error=error)
-
-
-async def _all(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Make calls at the same time. An error is raised only when all of them have ended, so that none goes on alone."""
-    answers = await asyncio.gather(*calls, return_exceptions=True)
-    for answer in answers:
-        if isinstance(answer, BaseException):
-            raise answer
-    return cast("list[T]", answers)
 
 
 def _is_large(outcome: Outcome) -> bool:

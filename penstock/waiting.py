@@ -6,8 +6,8 @@ collection, which may never come. So no function here has such a variable when i
 """
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Coroutine, Iterable
+from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 
@@ -23,7 +23,10 @@ async def happens(event: asyncio.Event, seconds: float) -> bool:
 
 
 async def under_lease(work: Coroutine[Any, Any, T], keep_lease: Coroutine[Any, Any, None]) -> T:
-    """Return the result of some work, or raise its error. If `keep_lease` fails first, cancel the work and raise why."""
+    """Return the result of some work, during which `keep_lease` keeps its lease.
+
+    If `keep_lease` raises an error first, the work is cancelled, and that error is raised.
+    """
     working, keeping = asyncio.create_task(work), asyncio.create_task(keep_lease)
     try:
         await asyncio.wait((working, keeping), return_when=asyncio.FIRST_COMPLETED)
@@ -35,6 +38,13 @@ async def under_lease(work: Coroutine[Any, Any, T], keep_lease: Coroutine[Any, A
         keeping.cancel()
         await asyncio.gather(working, keeping, return_exceptions=True)
         del working, keeping
+
+
+async def wait_for_all(calls: Iterable[Awaitable[T]]) -> list[T]:
+    """Make calls at the same time. Raise the first error only when all have ended, so that none goes on alone."""
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    raise_first(results)
+    return cast("list[T]", results)
 
 
 def raise_first(results: list[Any]) -> None:

@@ -67,7 +67,7 @@ class Gatherer(Generic[T, R]):
         try:
             return await answer
         finally:
-            del answer  # has the error, which would keep the item in memory otherwise: see `raise_first`
+            del answer  # has the error, which would keep the item in memory otherwise: see `penstock.waiting`
 
     def _begin_call(self) -> None:
         if self._waiting and not self._is_gathering and len(self._calls) < self._at_once:

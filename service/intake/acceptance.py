@@ -57,7 +57,7 @@ from penstock.service.table_outage import TableOutage
 from penstock.settings import Settings
 from penstock.store import KeyClaim
 from penstock.telemetry import Event, get_log
-from penstock.waiting import raise_first
+from penstock.waiting import raise_first, wait_for_all
 
 ACCEPT_REPEATS = 5
 ACCEPT_REPEAT_SECONDS = 0.2
@@ -375,4 +375,4 @@ async def _make_all(calls: Generator[Call]) -> None:
             calls.close()
             raise
 
-    raise_first(await asyncio.gather(*(take_turns() for _ in range(CALLS_AT_ONCE)), return_exceptions=True))
+    await wait_for_all(take_turns() for _ in range(CALLS_AT_ONCE))

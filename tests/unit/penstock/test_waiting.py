@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import pytest
 
-from penstock.waiting import raise_first, under_lease
+from penstock.waiting import raise_first, under_lease, wait_for_all
 from tests.support.garbage import without_collections
 from tests.support.waiting import settle
 
@@ -92,3 +92,17 @@ def test_error_does_not_keep_its_callers_in_memory(count: int) -> None:
             fail(kept, count)
         del kept
         assert freed() is None
+
+
+async def test_calls_have_all_ended_when_an_error_is_raised() -> None:
+    ended: list[str] = []
+
+    async def end(name: str) -> str:
+        await settle()
+        ended.append(name)
+        return name
+
+    assert await wait_for_all([end("a"), end("b")]) == ["a", "b"]
+    with pytest.raises(ValueError, match="of the work"):
+        await wait_for_all([break_down(), end("c"), lose_lease()])
+    assert ended == ["a", "b", "c"]
