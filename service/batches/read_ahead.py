@@ -43,6 +43,7 @@ class ReadAhead(Generic[T]):
         try:
             await asyncio.gather(self._reading, return_exceptions=True)
         finally:  # a client that leaves may cancel this, too; `gather` waits for the end of the reading in any case
+            del self._reading  # may have the error that ends the block: see `penstock.waiting`
             self._share.take(0)
             await self._items.aclose()
 

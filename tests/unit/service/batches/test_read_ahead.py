@@ -1,14 +1,16 @@
 """Reading ahead: how far, and until when."""
 
 import asyncio
+import weakref
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 
 import pytest
 
 from penstock.service.batches.read_ahead import AHEAD_BYTES, ReadAhead
 from penstock.service.memory import Memory
 from penstock.settings import MIB
+from tests.support.garbage import without_collections
 
 
 class Source:
@@ -136,3 +138,22 @@ async def test_an_error_comes_after_the_items_before_it() -> None:
         assert [await anext(ahead) for _ in range(3)] == [0, 1, 2]
         with pytest.raises(ValueError, match="a damaged record"):
             await anext(ahead)
+
+
+async def test_an_error_does_not_keep_what_was_read_in_memory() -> None:
+    async def numbers() -> AsyncGenerator[int]:
+        yield 0
+        raise ValueError("a damaged record")
+
+    async def download() -> "weakref.ref[ReadAhead[int]]":
+        ahead = ReadAhead(numbers(), lambda _: 1, Memory(10**9))
+        with suppress(ValueError):
+            async with ahead:
+                async for _ in ahead:
+                    pass
+        return weakref.ref(ahead)
+
+    with without_collections():
+        noted = await download()
+        await let_it_read()
+        assert noted() is None
