@@ -168,7 +168,11 @@ class Runner:
         if has_slot:
             gates = self._gates_passed(self._limit_of(chunk.operations[0]), source)
             number = chunk.attempts()[chunk.operations[0].index] if chunk.behind else chunk.attempt
-            return await new_run(None, gates, number).carry_out(units(chunk.operations))
+            lots = units(chunk.operations)
+            try:
+                return await new_run(None, gates, number).carry_out(lots)
+            finally:
+                self._forget_groups(lots)
 
         async def carry_out(run: ChunkRun, place: Place, lots: list[Lot]) -> dict[int, Verdict]:
             def move(priority: Priority) -> None:
@@ -188,7 +192,10 @@ class Runner:
             return await join([run_part(number, *part) for part in self._sort(operations)])
 
         async def run_groups(number: int, groups: Sequence[Lot]) -> dict[int, Verdict]:
-            return await join([run_part(number, *part) for part in self._sort_groups(groups)])
+            try:
+                return await join([run_part(number, *part) for part in self._sort_groups(groups)])
+            finally:
+                self._forget_groups(groups)
 
         if has_links:
             return await run_in_order(chunk, run_all, run_groups, ended, most_at_once=self._slots.count)
@@ -455,6 +462,14 @@ class Runner:
         So a handler that cancels its task does not cancel the caller. And a handler that does not end although it was
         cancelled is left behind, and takes a slot with it. Otherwise this does what `run` does.
         """
+        try:
+            return await self._run_in_task(lot, source, attempt, transaction)
+        finally:
+            self._forget_groups([lot])
+
+    async def _run_in_task(
+        self, lot: Lot, source: Source, attempt: int, transaction: OpenTransaction | None
+    ) -> dict[int, Verdict]:
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def end(_task: object = None) -> None:
@@ -536,7 +551,7 @@ class Runner:
             self._count_group(group, verdicts)
             return verdicts
         finally:
-            # After a cancellation or a time-out somebody asks the group which of its operations was running.
+            # After a cancellation or a time-out somebody may ask the group which of its operations was running.
             if not worker.is_left and not worker.task.cancelling():
                 self._groups.pop(id(lot), None)
 
@@ -762,6 +777,11 @@ class Runner:
         verdicts = group.stop_at_running(verdict_on)
         self._count_group(group, verdicts)
         return verdicts
+
+    def _forget_groups(self, lots: Iterable[Lot]) -> None:
+        """Forget groups that were cancelled or left behind, and that nobody has asked which operation was running."""
+        for lot in lots:
+            self._groups.pop(id(lot), None)
 
     def _count_group(self, group: AtomicGroup, verdicts: Verdicts) -> None:
         """Count the attempts of a group that have ended. One that was undone with its group has not succeeded."""

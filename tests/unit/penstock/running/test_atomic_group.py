@@ -1,8 +1,9 @@
 """One attempt at a group whose operations become known only while it runs."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from penstock.running.left_behind import Worker
 from penstock.running.runner import Runner
 from penstock.running.source import Source
 from penstock.running.stop import Stop
+from tests.support.waiting import settle
 
 LOT = tuple(Operation(index, f"o{index}", "POST", f"/{index}", links=Links((), 4)) for index in (4, 5, 6))
 
@@ -142,3 +144,40 @@ async def test_no_handler_gets_a_placeholder(has_slot: bool) -> None:
     verdicts = await runner.run_chunk(chunk, Source("01J", "01J"), Stop(), lambda _: None, has_slot=has_slot)
     await runner.close()
     assert (as_outcome(verdicts[1]).status, called) == (424, [])
+
+
+async def run_apart(runner: Runner, chunk: Chunk) -> object:
+    return await runner.run_apart(chunk.operations, Source("01J", "01J"), 1)
+
+
+async def run_as_chunk(runner: Runner, chunk: Chunk, *, has_slot: bool = False) -> object:
+    return await runner.run_chunk(chunk, Source("01J", "01J"), Stop(), lambda _: None, has_slot=has_slot)
+
+
+@pytest.mark.parametrize(
+    "run", [run_apart, run_as_chunk, partial(run_as_chunk, has_slot=True)], ids=["alone", "chunk", "chunk with a slot"]
+)
+async def test_group_that_is_cancelled_does_not_stay_in_memory(run: Callable[[Runner, Chunk], Any]) -> None:
+    """For instance, the time for a small batch is over."""
+
+    @asynccontextmanager
+    async def transaction() -> AsyncIterator[None]:
+        yield
+
+    operations, has_begun = Operations[Any](transaction=transaction), asyncio.Event()
+
+    @operations.post("/hang")
+    async def hang() -> None:
+        has_begun.set()
+        await asyncio.Event().wait()
+
+    runner = Runner(operations, 1)
+    lot = tuple(Operation(index, str(index), "POST", "/hang", links=Links((), 0)) for index in range(2))
+    running = asyncio.create_task(run(runner, Chunk("01J", "0", 1, lot)))
+    await has_begun.wait()
+    running.cancel()
+    await asyncio.wait([running])
+    assert running.cancelled()
+    await settle()
+    assert runner._groups == {}
+    await runner.close()
