@@ -477,8 +477,8 @@ class Runner:
                 ended.set_result(None)
 
         worker = Worker(overdue=end)
-        run = self.run(lot, source, attempt, transaction, worker=worker)
-        worker.task = task = asyncio.create_task(run)
+        run = partial(self.run, lot, source, attempt, transaction, worker=worker)
+        worker.task = task = asyncio.create_task(_none_if_failed(run))
         task.add_done_callback(end)
         try:
             await ended
@@ -487,11 +487,11 @@ class Runner:
             if not await end_soon([task]):
                 self._leave(lot, source, worker, has_slot=True)
                 raise
-            return task.result()
+            return _verdicts_of(task)
         if not task.done():
             self._leave(lot, source, worker, has_slot=True)
             return self._timed_out(lot, source, attempt)
-        return self._cancelled_itself(lot) if task.cancelled() else task.result()
+        return self._cancelled_itself(lot) if task.cancelled() else _verdicts_of(task)
 
     def run(
         self,
@@ -864,6 +864,25 @@ async def _held(room: Room, source: Source) -> AsyncIterator[None]:
         yield
     finally:
         room.release(source.priority, source.tenant)
+
+
+async def _none_if_failed(run: Callable[[], Awaitable[Verdicts]]) -> Verdicts | None:
+    """Return the verdicts, or None if the call failed as a whole.
+
+    If this task failed with the error, the error would keep the task, which its functions have, and so itself.
+    """
+    try:
+        return await run()
+    except CallFailed:
+        return None
+
+
+def _verdicts_of(task: asyncio.Task[Verdicts | None]) -> Verdicts:
+    """Return the verdicts of a task that has ended. Raise CallFailed if there are none."""
+    verdicts = task.result()
+    if verdicts is None:
+        raise CallFailed
+    return verdicts
 
 
 def _refuse_open(lot: Lot) -> dict[int, Verdict]:

@@ -1,9 +1,10 @@
 """Bulk handlers: many operations in one call, each with an outcome of its own, whatever becomes of the call."""
 
 import asyncio
+import gc
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, MutableMapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -14,12 +15,14 @@ from penstock import Context, Operations, Reject, Retry, Throttled
 from penstock.chunk import Chunk, Operation
 from penstock.metrics.meter import Meter
 from penstock.outcome import Outcome, OutcomeState, TryAgain, Verdict, failed
+from penstock.running.bulk import CallFailed
 from penstock.running.runner import Runner
 from penstock.running.source import Source
 from penstock.running.stop import Stop
 from penstock.telemetry import Event
 from tests.support.attempts import run_one
-from tests.support.waiting import UNIT_SECONDS, eventually
+from tests.support.garbage import without_collections
+from tests.support.waiting import UNIT_SECONDS, eventually, settle
 
 SOURCE = Source("01J", "01J")
 Logs = list[MutableMapping[str, Any]]
@@ -441,3 +444,22 @@ async def test_each_row_is_counted_once_with_its_share_of_the_time() -> None:
     await runner.run_chunk(Chunk("01J", "17", 1, rows(5)), SOURCE, Stop(), lambda _: None)
     figures = meter.take().handlers["POST /rows"]
     assert (figures.succeeded, figures.failed, figures.retried, figures.seconds.count) == (4, 1, 0, 5)
+
+
+async def test_nothing_of_a_failed_call_is_left_to_the_collector(logs: Logs) -> None:
+    def reject(_numbers: list[int]) -> None:
+        raise Reject(409, "One of them is taken.")
+
+    runner = Runner(Calls(reject).operations(), 1)
+
+    async def fail() -> None:
+        with suppress(CallFailed):
+            await runner.run_apart(rows(3), SOURCE, 1)
+        logs.clear()  # they have the error
+        await settle()
+
+    await fail()
+    gc.collect()
+    with without_collections():
+        await fail()
+        assert gc.collect() < 10
