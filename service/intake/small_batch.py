@@ -310,6 +310,8 @@ class SmallBatchRun:
             cut_off = {index: one for index, one in result.tried.items() if one.cut_off}
             self._release({index: one for index, one in result.tried.items() if index not in cut_off})
             return _TransactionFailed(error, cut_off)
+        finally:
+            del task  # has the error in its result then, and would keep it in memory: see `penstock.waiting`
         return result
 
     @asynccontextmanager

@@ -3,6 +3,7 @@
 import asyncio
 import builtins
 import threading
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -19,7 +20,9 @@ from penstock import Context, Operations, Reject, Retry, Throttled
 from penstock.message import decode_chunk
 from penstock.running import left_behind
 from penstock.service.intake import small_batch
+from penstock.service.intake.small_batch import SmallBatchRun
 from penstock.testing.http import Answer
+from tests.support.garbage import without_collections
 from tests.support.service import Serve, Service, ask_for, assert_problem, pointers
 from tests.support.waiting import UNIT_SECONDS, eventually
 
@@ -729,6 +732,28 @@ async def test_when_the_commit_fails_all_are_told(serve: Serve, database: Databa
     assert statuses(answer) == [503, 503]
     assert {result["error"]["title"] for result in answer.body["results"]} == {"Transaction failed"}
     assert await database.names() == []
+
+
+async def test_batch_whose_transaction_fails_is_freed_without_a_collection(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, logs: list[Any]
+) -> None:
+    def transaction() -> Any:
+        raise ConnectionError("The database is away.")
+
+    operations, runs = Operations[Any](transaction=transaction), list["weakref.ref[SmallBatchRun]"]()
+    operations.post("/x")(succeed)
+    run = SmallBatchRun.run
+
+    async def noted(batch: SmallBatchRun) -> Any:
+        runs.append(weakref.ref(batch))
+        return await run(batch)
+
+    monkeypatch.setattr(SmallBatchRun, "run", noted)
+    service = await serve(operations)
+    with without_collections():
+        assert statuses(await service.post(ask_for("/x"))) == [503]
+        logs.clear()  # they have the error
+        assert [batch() for batch in runs] == [None]
 
 
 @pytest.mark.parametrize(("status", "detail"), [(504, "Too slow."), (400, "The handler cancelled its own task.")])
