@@ -12,14 +12,13 @@ MOST_LONG_DIGITS = 2_000_000  # of all long numbers of a document
 
 _TO_ZEROS = bytes.maketrans(b"123456789", b"000000000")
 _LONG = b"0" * LONG_DIGITS
-_TOO_MANY = b"0" * (MOST_DIGITS + 1)
 _SLICE_BYTES = 65_536  # a copy of a whole document would need as much memory again
 _BACKSLASH = 0x5C
 
 
 def check_digits(content: bytes | bytearray) -> None:
     """Raise ValueError if a number or all long ones together have too many digits. Those in strings do not count."""
-    if len(content) <= MOST_DIGITS or not _may_have_too_many(content):
+    if len(content) <= MOST_DIGITS:
         return
     total = 0
     for count in _long_numbers(content):
@@ -29,17 +28,6 @@ def check_digits(content: bytes | bytearray) -> None:
         if total > MOST_LONG_DIGITS:
             long = f"numbers with {LONG_DIGITS:,} digits or more"
             raise ValueError(f"{long} have more than {MOST_LONG_DIGITS:,} digits together, so write them as strings")
-
-
-def _may_have_too_many(content: bytes | bytearray) -> bool:
-    """Return False if a text certainly has not too many digits, in numbers and strings together."""
-    count = 0
-    for start in range(0, len(content), _SLICE_BYTES):
-        zeros = content[start : start + _SLICE_BYTES + MOST_DIGITS].translate(_TO_ZEROS)
-        count += 2 * LONG_DIGITS * zeros.count(_LONG, 0, _SLICE_BYTES + LONG_DIGITS)  # one with 199 digits counts once
-        if count > MOST_LONG_DIGITS or _TOO_MANY in zeros:
-            return True
-    return False
 
 
 def _long_numbers(content: bytes | bytearray) -> Iterator[int]:
@@ -70,4 +58,11 @@ def _has_odd_quotes(content: bytes | bytearray, start: int, end: int) -> bool:
     """Return True if a string starts or ends between two places that are not behind a backslash."""
     if content.find(_BACKSLASH, start, end) < 0:
         return content.count(b'"', start, end) % 2 == 1
-    return content[start:end].replace(b"\\\\", b"").replace(b'\\"', b"").count(b'"') % 2 == 1
+    quotes = 0
+    while start < end:
+        part = content[start : min(start + _SLICE_BYTES, end)]
+        if (len(part) - len(part.rstrip(b"\\"))) % 2 == 1 and len(part) > 1:
+            part = part[:-1]  # what this backslash escapes is in the next part
+        start += len(part)
+        quotes += part.replace(b"\\\\", b"").replace(b'\\"', b"").count(b'"')
+    return quotes % 2 == 1

@@ -22,6 +22,9 @@ LONGEST = b"12" * (MOST_DIGITS // 2)
         b"[" + b",".join([b"7" * (LONG_DIGITS - 1)] * (2 * MOST_LONG_DIGITS // LONG_DIGITS)) + b"]",
         b'["' + b'","'.join([LONGEST] * (2 * MOST_LONG_DIGITS // MOST_DIGITS)) + b'"]',
         b'"' + 100 * LONGEST + b'"',
+        b'["' + b'\\"' * 40_000 + 2 * LONGEST + b'"]',  # a slice ends behind an escaped quote,
+        b'[ "' + b'\\"' * 40_000 + 2 * LONGEST + b'"]',  # or in the middle of one
+        b'[ "' + b"\\\\" * 40_000 + b'","' + 2 * LONGEST + b'"]',
         b'{"a\\"' + 2 * LONGEST + b'":"\\\\",' + b'"b":[1,"' + 2 * LONGEST + b'"]}',
     ],
 )
