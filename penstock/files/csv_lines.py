@@ -19,7 +19,6 @@ from penstock.files.charset import UTF_8, Transcoder, can_be_split_into_lines, c
 
 _DELIMITERS = ",;\t|"  # in doubt, the first one
 _SPACES = " \t\r\n"
-_NO_ROW = " \r\n"
 _NO_DELIMITERS = '"\r\n\0'
 _SEPARATOR_LINE = re.compile(r'"?sep=([^"\r])"?(?:\1|\s)*+', re.IGNORECASE)  # some fill the row with delimiters
 _QUOTED = re.compile(r'"[^"]*("|$)')
@@ -29,7 +28,6 @@ _QUOTE = 0x22
 _NUL = 0  # a number: to look for b"\0" in a short line takes ten times as long
 _FEW_LINES = 4  # a row with fewer, such as one with an address, is read line by line
 _MOST_IDLE_LINES = 20_000  # take up to 0.2 s
-_BLANK_BEFORE_HEADER = re.compile(rb"(?:[ \r]*+\n)*+")
 _MOST_COLUMNS = 1_000
 _SHOWN = 100  # characters of a column's name in an error
 _MOST_NAME_BYTES = 65_536  # of all columns: they are kept with the batch
@@ -66,6 +64,17 @@ class Row(Struct, frozen=True):
     error: str | None = None
 
 
+class _BlankLines(Struct, frozen=True):
+    """How to find lines that are skipped."""
+
+    characters: str  # that such a line has
+    starts: bytes  # the bytes that it can start with, besides two quotes
+    lines: re.Pattern[bytes]  # any number of them
+
+
+_BEFORE_HEADER = _BlankLines(" \r\n", b" \r\n", re.compile(rb"(?:[ \r]*+\n)*+"))  # it may have delimiters only
+
+
 def parse_delimiter(text: str) -> str:
     """Return the character that separates cells. Raise ValueError if the text is not one."""
     delimiter = "\t" if text.lower() in {"tab", "\\t"} else text
@@ -89,9 +98,7 @@ class CsvLines:
         self.columns: list[str] | None = None  # None until the first row was read
         self.delimiter = delimiter  # None until it was found
         self.needs_mark = codec != UTF_8  # a copy of the file in UTF-8 needs a byte order mark to be read as UTF-8
-        self._blank = _NO_ROW  # the characters of a line that is skipped. The first row may have delimiters only
-        self._blank_lines = _BLANK_BEFORE_HEADER  # lines that are skipped
-        self._blank_starts = _NO_ROW.encode()  # the bytes that it can start with, besides two quotes
+        self._blank = _BEFORE_HEADER
         self._cells_in_header = 0  # with those at the end that have no name
         self._other_counts: dict[str, int] = {}  # how many cells the header would have with another delimiter
         self._most_bytes = most_bytes
@@ -127,7 +134,7 @@ class CsvLines:
         """Go on after `first_line` lines, which end at `first_byte` of the file. `header` is from another reader."""
         self.columns, self._cells_in_header, self._other_counts, *rest = header
         self.delimiter, self._codec, self.needs_mark = rest
-        self._know_blank()
+        self._blank = _blank_lines(self.delimiter or ",", self._codec)
         self._count, self.read_bytes = first_line, first_byte
 
     def feed(self, piece: bytes) -> Iterator[Row]:
@@ -151,7 +158,7 @@ class CsvLines:
             if self._row_start:
                 is_long = self._count - self._row_start >= _FEW_LINES
                 passed = self._go_on_in_cell(lines, start) if is_long else 0
-            elif (first := lines[start]) in self._blank_starts or (first == _QUOTE == lines[start + 1]):
+            elif (first := lines[start]) in self._blank.starts or (first == _QUOTE == lines[start + 1]):
                 passed = self._skip_blank(lines, start)
             else:
                 passed = 0
@@ -172,7 +179,7 @@ class CsvLines:
 
     def _skip_blank(self, lines: bytes, start: int) -> int:
         """Skip blank lines. Return where they end, or 0 if there are none. A spreadsheet may end with a million."""
-        end = self._blank_lines.match(lines, start, start + self._most_bytes).end()  # type: ignore[union-attr]
+        end = self._blank.lines.match(lines, start, start + self._most_bytes).end()  # type: ignore[union-attr]
         if end > start:
             self._count_lines(lines.count(b"\n", start, end))
             self.read_bytes += end - start
@@ -229,7 +236,7 @@ class CsvLines:
         if self.columns is None and (named := _SEPARATOR_LINE.fullmatch(text)):
             self.delimiter = self.delimiter or named[1]
             return None
-        if not text.strip(self._blank):
+        if not text.strip(self._blank.characters):
             return None
         if self.delimiter is None or len(text) >= _MOST_CELLS or (cells := _read_cells(text, self.delimiter)) is None:
             return self._text(text)
@@ -279,21 +286,13 @@ class CsvLines:
         if self.columns is None:
             self.columns, self._cells_in_header = _columns(cells, number), len(cells)
             self._other_counts = _other_counts(text, self.delimiter)
-            self._know_blank()
+            self._blank = _blank_lines(self.delimiter or ",", self._codec)
             return None
         if not any(map(str.strip, cells)):
             return None
         if len(cells) < len(self.columns) or any(cells[len(self.columns) :]):
             return Row(number, error=self._mismatch(cells, self.columns, text))
         return Row(number, dict(zip(self.columns, cells, strict=False)))  # spreadsheets fill rows with delimiters
-
-    def _know_blank(self) -> None:
-        """Note what a blank line may have, once the delimiter is known."""
-        delimiter = self.delimiter or ","
-        comma = delimiter.encode(self._codec, errors="ignore")
-        self._blank = _SPACES + delimiter
-        self._blank_lines = _blank_lines(comma)
-        self._blank_starts = b" \t\r\n" + comma[:1]
 
     def _mismatch(self, cells: list[str], columns: list[str], text: str) -> str:
         """Return why the cells of a row do not go with the columns."""
@@ -348,13 +347,15 @@ class CsvLines:
             raise LimitPassed(f"{detail} Is a quote missing?", limit={"maxLineBytes": self._most_bytes})
 
 
-def _blank_lines(comma: bytes) -> re.Pattern[bytes]:
-    """Return a pattern of whole lines whose cells are empty or have only spaces. `comma` separates cells, if given."""
-    if not comma:
-        return re.compile(rb"(?:[ \t\r]*+\n)*+")
-    other = re.escape(comma)
-    cell = rb'(?:""|[%b]*+)' % b" \t".replace(comma, b"")
-    return re.compile(rb"(?:(?:[ \t\r]++|%b)*+\n|%b(?:%b%b)*+\r?\n)*+" % (other, cell, other, cell))
+def _blank_lines(delimiter: str, codec: str) -> _BlankLines:
+    """Return how to find lines whose cells are empty or have only spaces."""
+    comma = delimiter.encode(codec, errors="ignore")
+    pattern = rb"(?:[ \t\r]*+\n)*+"
+    if comma:
+        other = re.escape(comma)
+        cell = rb'(?:""|[%b]*+)' % b" \t".replace(comma, b"")
+        pattern = rb"(?:(?:[ \t\r]++|%b)*+\n|%b(?:%b%b)*+\r?\n)*+" % (other, cell, other, cell)
+    return _BlankLines(_SPACES + delimiter, _SPACES.encode() + comma[:1], re.compile(pattern))
 
 
 def _check_start(content: bytes) -> None:
