@@ -13,6 +13,7 @@ from penstock.clock import Clock
 from penstock.consumer.attempt import ChunkAttempt
 from penstock.consumer.queue_switches import QueueSwitches
 from penstock.errors import NewerVersion, PenstockError
+from penstock.latest import Latest
 from penstock.queue import SentAhead
 from penstock.store import Store
 from penstock.telemetry import Event, get_log
@@ -61,7 +62,7 @@ class Batches:
         self._store = store
         self._clock = clock
         self._on_read = on_read
-        self._entries: dict[str, _Entry] = {}
+        self._entries = Latest[str, _Entry](KEPT)
         self._starts: set[asyncio.Task[None]] = set()
 
     async def admit(self, batch_id: str, sent_ahead: SentAhead | None = None) -> Batch | NotAdmitted:
@@ -221,11 +222,7 @@ class Batches:
         return self._clock.monotonic() - entry.read_at < FRESH_SECONDS
 
     def _entry(self, batch_id: str) -> _Entry:
-        entry = self._entries.pop(batch_id, None) or _Entry()
-        self._entries[batch_id] = entry  # moves it to the end, so that the first is the least recently used
-        if len(self._entries) > KEPT:
-            del self._entries[next(iter(self._entries))]
-        return entry
+        return self._entries.put(batch_id, self._entries.get(batch_id) or _Entry())
 
 
 def _decide(batch: Batch) -> Batch | NotAdmitted | None:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from penstock.cost import Units
+from penstock.latest import Latest
 
 MOST_BATCHES = 1_000  # that are remembered; the front end only reads most of its batches after their acceptance
 
@@ -27,7 +28,7 @@ class Bills:
     """There is one in each process."""
 
     def __init__(self) -> None:
-        self._spent: dict[str, list[float]] = {}
+        self._spent = Latest[str, list[float]](MOST_BATCHES)
 
     def add(
         self, batch_id: str, *, sqs: float = 0.0, writes: float = 0.0, reads: float = 0.0, requests: float = 0.0
@@ -35,9 +36,7 @@ class Bills:
         """Add what a call has cost. This is called for each call, so it creates nothing."""
         spent = self._spent.get(batch_id)
         if spent is None:
-            spent = self._spent[batch_id] = [0.0, 0.0, 0.0, 0.0]
-            if len(self._spent) > MOST_BATCHES:
-                del self._spent[next(iter(self._spent))]
+            spent = self._spent.put(batch_id, [0.0, 0.0, 0.0, 0.0])
         spent[0] += sqs
         spent[1] += writes
         spent[2] += reads

@@ -4,7 +4,6 @@ An answer needs no call for that. What is too old is read again in the backgroun
 """
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any, Generic, TypeGuard, TypeVar
 
 from penstock.clock import Clock
 from penstock.errors import PenstockError
+from penstock.latest import Latest
 from penstock.quota import Account
 
 MOST_ACCOUNTS = 10_000  # that are remembered
@@ -37,16 +37,11 @@ class Accounts(Generic[S]):
     def __init__(self, clock: Clock, new: Callable[[], S]) -> None:
         self._clock = clock
         self._new = new
-        self._seen: OrderedDict[Account, S] = OrderedDict()
+        self._seen = Latest[Account, S](MOST_ACCOUNTS)
         self._tasks: set[asyncio.Task[None]] = set()  # the event loop itself would not keep them
 
     def find(self, account: Account) -> S:
-        if account not in self._seen:
-            self._seen[account] = self._new()
-        self._seen.move_to_end(account)
-        if len(self._seen) > MOST_ACCOUNTS:
-            self._seen.popitem(last=False)
-        return self._seen[account]
+        return self._seen.put(account, self._seen.get(account) or self._new())
 
     def note(self, seen: Seen[T], value: T) -> None:
         seen.value, seen.at = value, self._clock.monotonic()

@@ -4,13 +4,13 @@ A key is found by its SHA-256, in the cache and in the table. So the time of a l
 """
 
 import hmac
-from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass
 
 from penstock.api_key import DEFAULT_TENANT, ApiKey, ApiKeyStore, Scope, digest_of, hour_of, is_key
 from penstock.clock import Clock
 from penstock.errors import NotAuthenticated, PenstockError
+from penstock.latest import Latest
 
 FOUND_SECONDS = 60  # a key that is revoked works for so long in the front ends that know it
 NOT_FOUND_SECONDS = 5
@@ -95,7 +95,7 @@ class _Cache:
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._kept: OrderedDict[str, tuple[float, ApiKey | None]] = OrderedDict()
+        self._kept = Latest[str, tuple[float, ApiKey | None]](MOST_CACHED)
 
     def has(self, digest: str, at: float) -> bool:
         kept = self._kept.get(digest)
@@ -105,7 +105,4 @@ class _Cache:
         return self._kept[digest][1] if self.has(digest, at) else None
 
     def put(self, digest: str, key: ApiKey | None, at: float) -> None:
-        self._kept.pop(digest, None)
-        self._kept[digest] = (at + self._seconds, key)
-        if len(self._kept) > MOST_CACHED:
-            self._kept.popitem(last=False)
+        self._kept.put(digest, (at + self._seconds, key))

@@ -30,6 +30,7 @@ from penstock.chunk import group_of
 from penstock.cost import Units
 from penstock.errors import AcceptanceLost, PenstockError, RejectedCall
 from penstock.files.layout import Layout
+from penstock.latest import Latest
 from penstock.open_limit import MOST_ENTRIES, OpenBatch, OpenOperations
 from penstock.outcome import ChunkRecord
 from penstock.priority import Priority
@@ -74,8 +75,10 @@ class DynamoDbStore(
         super().__init__(Table(client, table, bills))
         self._reads = Gatherer(self._read_items, up_to(READS_IN_CALL))
         self._counts: dict[tuple[str, int], Gatherer[_Count, Group]] = {}
-        self._folds: dict[tuple[str, int], items.Fold] = {}  # as last seen; the table says if one is out of date
-        self._complete: dict[tuple[str, int], None] = {}  # groups whose counter was seen with `items.OF_EVERY_COUNTER`
+        # By batch and group, as last seen. The table says if one is out of date.
+        self._folds = Latest[tuple[str, int], items.Fold](FOLDS_KEPT)
+        # Groups whose counter was seen with `items.OF_EVERY_COUNTER`.
+        self._complete = Latest[tuple[str, int], None](COMPLETE_KEPT)
 
     async def check(self) -> None:
         await self._table.check(items.batch_key("none"))
@@ -678,7 +681,7 @@ class DynamoDbStore(
             counted = await self._with_room(batch.id, group, update)
             is_same_fold = items.fold_number(counted.item) == fold.number
             if not is_same_fold:
-                self._remember_fold(batch.id, group, items.fold_from_item(counted.item))
+                self._folds.put((batch.id, group), items.fold_from_item(counted.item))
             elif isinstance(counted, Done) and len(items.unfolded(counted.item)) >= FOLD_AT:
                 with contextlib.suppress(PenstockError):  # the next count tries again
                     await self._fold(batch.id, group, counted.item)
@@ -738,11 +741,10 @@ class DynamoDbStore(
 
     def _note_complete(self, batch_id: str, group: int, counter: Item) -> None:
         """Remember whether a counter has all that every count would otherwise write again."""
-        self._complete.pop((batch_id, group), None)
         if counter.keys() >= items.OF_EVERY_COUNTER:
-            self._complete[batch_id, group] = None
-        if len(self._complete) > COMPLETE_KEPT:
-            del self._complete[next(iter(self._complete))]
+            self._complete.put((batch_id, group), None)
+        else:
+            self._complete.pop((batch_id, group), None)
 
     async def _with_room(
         self, batch_id: str, group: int, write: Callable[[], Awaitable[Done | Blocked]]
@@ -779,14 +781,8 @@ class DynamoDbStore(
             },
         )
         if isinstance(folded, Done):
-            self._remember_fold(batch_id, group, fold)
+            self._folds.put((batch_id, group), fold)
         return isinstance(folded, Done)
-
-    def _remember_fold(self, batch_id: str, group: int, fold: items.Fold) -> None:
-        self._folds.pop((batch_id, group), None)
-        self._folds[batch_id, group] = fold
-        if len(self._folds) > FOLDS_KEPT:
-            del self._folds[next(iter(self._folds))]
 
     async def _update_own_claim(self, claim: KeyClaim, change: str, values: Mapping[str, Value]) -> Done | Blocked:
         """Change a claim unless another request has taken it over."""

@@ -3,12 +3,12 @@
 To sign one takes almost a millisecond, and an export may have 2,000 files. So the URLs are kept for a few minutes.
 """
 
-from collections import OrderedDict
 from dataclasses import dataclass
 
 from aiohttp import web
 
 from penstock.export import Export
+from penstock.latest import Latest
 from penstock.service.keys import BACKEND, CLOCK, TURNS
 
 URL_SECONDS = 3_600
@@ -32,17 +32,14 @@ class SignedUrls:
 class ExportUrls:
     def __init__(self, app: web.Application) -> None:
         self._app = app
-        self._kept: OrderedDict[tuple[str, str, str], SignedUrls] = OrderedDict()
+        self._kept = Latest[tuple[str, str, str], SignedUrls](MOST_KEPT)
 
     async def of(self, export: Export) -> SignedUrls:
         key, now = (export.batch_id, export.id, export.revision), self._app[CLOCK].now()
         signed = self._kept.get(key)
         if signed is None or now - signed.signed_at >= KEPT_SECONDS:
-            signed = self._kept[key] = SignedUrls(await self._sign(export), now)
-        self._kept.move_to_end(key)
-        while len(self._kept) > MOST_KEPT:
-            self._kept.popitem(last=False)
-        return signed
+            signed = SignedUrls(await self._sign(export), now)
+        return self._kept.put(key, signed)
 
     async def _sign(self, export: Export) -> dict[str, str]:
         bucket, urls = self._app[BACKEND].require_bucket(), dict[str, str]()

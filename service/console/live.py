@@ -4,7 +4,6 @@ Twenty pages that show the same thing cost as many calls as one page.
 """
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
@@ -12,6 +11,7 @@ from aiohttp import web
 
 from penstock.batch import FINAL_STATES
 from penstock.clock import Clock
+from penstock.latest import Latest
 from penstock.service.keys import CLOCK
 
 T = TypeVar("T")
@@ -37,7 +37,7 @@ class Live:
     def __init__(self, clock: Clock) -> None:
         self.history = History()
         self._clock = clock
-        self._shared: OrderedDict[tuple[Hashable, ...], tuple[float, asyncio.Future[Any]]] = OrderedDict()
+        self._shared = Latest[tuple[Hashable, ...], tuple[float, asyncio.Future[Any]]](MOST_SHARED)
 
     async def read(
         self, key: tuple[Hashable, ...], read: Callable[[], Awaitable[T]], seconds: float = SHARED_SECONDS
@@ -47,9 +47,7 @@ class Live:
         if reading is None or until <= self._clock.monotonic() or _failed(reading):
             self._drop_expired()
             until, reading = self._clock.monotonic() + seconds, asyncio.ensure_future(read())
-        self._shared[key] = (until, reading)
-        if len(self._shared) > MOST_SHARED:
-            self._shared.popitem(last=False)
+        self._shared.put(key, (until, reading))
         return await asyncio.shield(reading)
 
     def _drop_expired(self) -> None:
@@ -71,17 +69,14 @@ class History:
     """The progress of the batches that somebody watches. The table does not keep it."""
 
     def __init__(self) -> None:
-        self._points: OrderedDict[str, list[Point]] = OrderedDict()
+        self._points = Latest[str, list[Point]](MOST_BATCHES)
 
     def note(self, batch_id: str, at: float, completed: int) -> None:
-        points = self._points.setdefault(batch_id, [])
-        self._points.move_to_end(batch_id)
+        points = self._points.put(batch_id, self._points.get(batch_id, []))
         if not points or at >= points[-1].at + LEAST_SECONDS:
             points.append(Point(at, completed))
         if len(points) > MOST_POINTS:
             del points[1::2]
-        if len(self._points) > MOST_BATCHES:
-            self._points.popitem(last=False)
 
     def of(self, batch_id: str) -> list[Point]:
         return list(self._points.get(batch_id, ()))

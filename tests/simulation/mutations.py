@@ -27,6 +27,7 @@ from penstock.consumer.lease import Leases
 from penstock.consumer.processor import Processor
 from penstock.consumer.suspects import Start, Suspects
 from penstock.consumer.sweeper import Tenure
+from penstock.latest import Latest
 from penstock.outcome import ChunkRecord
 from penstock.queue import Delivery, Message, SentAhead
 from penstock.record import EncodedRecord
@@ -479,12 +480,12 @@ def fold_what_was_counted_meanwhile(patching: Patching) -> None:
 
 def count_without_looking_into_the_fold(patching: Patching) -> None:
     """Count a late duplicate of a chunk that is folded."""
-    remember = DynamoDbStore._remember_fold
+    put = Latest.put
 
-    def mutant(self: DynamoDbStore, batch_id: str, group: int, fold: Fold) -> None:
-        remember(self, batch_id, group, replace(fold, ids=ChunkIds()))
+    def mutant(self: Latest[Any, Any], key: Any, value: Any) -> Any:
+        return put(self, key, replace(value, ids=ChunkIds()) if isinstance(value, Fold) else value)
 
-    patching.setattr(DynamoDbStore, "_remember_fold", mutant)
+    patching.setattr(Latest, "put", mutant)
 
 
 def never_take_the_sweep_over(patching: Patching) -> None:
