@@ -1,6 +1,7 @@
 """GET /console/batch/{id}/outcomes, /results and /rejected: what became of a batch, to read, to search, to download."""
 
 from collections.abc import Mapping
+from contextlib import aclosing
 from typing import Any
 from urllib.parse import urlencode
 
@@ -73,8 +74,9 @@ async def find_outcome(request: web.Request, batch: Batch, operation_id: str) ->
     number = batch.group_at(index)
     wanted = Wanted(Cursor(number * GROUP_CHUNKS, index - 1), None)
     reading = Reading(request.app, batch, wanted, most_outcomes=1)
-    async for _, window in reading.windows(await store.read_group(batch.id, number)):
-        return next(window.lines) if window.indexes[0] == index else None
+    async with aclosing(reading.windows(await store.read_group(batch.id, number))) as windows:
+        async for _, window in windows:
+            return next(window.lines) if window.indexes[0] == index else None
     return None
 
 
@@ -92,7 +94,8 @@ async def _index_of(store: Store, batch: Batch, operation_id: str) -> int | None
 async def _read_page(request: web.Request, batch: Batch, wanted: Wanted) -> tuple[list[bytes], Cursor | None]:
     group = await request.app[BACKEND].store.read_group(batch.id, group_of(str(wanted.cursor.chunk)))
     reading = Reading(request.app, batch, wanted, most_outcomes=SHOWN + 1)
-    return await read_page(reading.windows(group), SHOWN, request[SHARE], request.app[TURNS])
+    async with aclosing(reading.windows(group)) as windows:
+        return await read_page(windows, SHOWN, request[SHARE], request.app[TURNS])
 
 
 def _shown(line: bytes) -> dict[str, Any]:

@@ -8,6 +8,7 @@ Reads, kept runs and blocks all take from the memory for requests. A request tha
 
 import asyncio
 from collections import OrderedDict
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -155,14 +156,15 @@ async def read_run(app: web.Application, batch: Batch, group: Group, cursor: Cur
     events: list[bytes] = []
     cursors: list[Cursor] = []
     size = 0
-    async for chunk, window in Reading(app, up_to_here, wanted).windows(group):
-        added = _events_up_to_gap(chunk, window, following)
-        events += added
-        cursors += (Cursor(chunk, index) for index in window.indexes[: len(added)])
-        size += sum(map(len, added))
-        following += len(added)
-        if len(added) < len(window.indexes) or size >= BLOCK_BYTES:
-            break
+    async with aclosing(Reading(app, up_to_here, wanted).windows(group)) as windows:
+        async for chunk, window in windows:
+            added = _events_up_to_gap(chunk, window, following)
+            events += added
+            cursors += (Cursor(chunk, index) for index in window.indexes[: len(added)])
+            size += sum(map(len, added))
+            following += len(added)
+            if len(added) < len(window.indexes) or size >= BLOCK_BYTES:
+                break
     return Run(first, events, cursors, size)
 
 

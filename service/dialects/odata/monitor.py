@@ -5,6 +5,7 @@ DELETE cancels the batch. After that there is no monitor any more.
 """
 
 from collections.abc import Iterable
+from contextlib import aclosing
 
 from aiohttp import hdrs, web
 from pydantic_core import from_json
@@ -115,8 +116,8 @@ def _cursor(request: web.Request) -> Cursor:
 async def _page(request: web.Request, batch: Batch, cursor: Cursor) -> bytes:
     """Return a page of the responses of a final batch, with a link to the next one if there are more."""
     group = await request.app[BACKEND].store.read_group(batch.id, group_of(str(cursor.chunk)))
-    windows = Reading(request.app, batch, Wanted(cursor, None)).windows(group)
-    lines, following = await read_page(windows, PAGE_OUTCOMES, request[SHARE], request.app[TURNS])
+    async with aclosing(Reading(request.app, batch, Wanted(cursor, None)).windows(group)) as windows:
+        lines, following = await read_page(windows, PAGE_OUTCOMES, request[SHARE], request.app[TURNS])
     link = None if following is None else f"{_monitor_url(batch.id)}?{_TOKEN}={following}"
     return _joined(_responses(lines), link)
 

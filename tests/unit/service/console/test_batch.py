@@ -11,8 +11,10 @@ from pytest_aiohttp import AiohttpClient
 from penstock import Operations, Reject
 from penstock.api_key import Scope
 from penstock.batch import BatchState
+from penstock.service.batches.results import Reading
 from penstock.testing import FakeClock, MemoryParts
 from tests.support.builders import NOW, build_batch
+from tests.support.generators import are_closed, kept_generators
 from tests.support.plant import Plant, Toys, build_plant
 from tests.support.service import Serve
 from tests.unit.service.console.conftest import Browser, text_of
@@ -161,6 +163,17 @@ async def test_outcomes_are_found_by_state_page_and_id(plant: Plant, browser: Br
     assert 'id="outcome-30"' in found.content.decode()
     for unknown in ("41", "x", "-1", "9" * 30):
         assert "has an outcome yet" in text_of(await browser.get(f"{url}?id={unknown}"))
+
+
+@pytest.mark.parametrize("query", ["", "?id=30"])
+async def test_page_of_outcomes_reads_nothing_more(
+    plant: Plant, browser: Browser, monkeypatch: pytest.MonkeyPatch, query: str
+) -> None:
+    batch_id = await plant.submit(*["/succeed/a"] * 40)
+    await plant.work_off()
+    windows = kept_generators(monkeypatch, Reading, "windows")
+    await browser.get(f"/console/batch/{batch_id}/outcomes{query}")
+    assert are_closed(windows) == [True]
 
 
 async def test_outcomes_say_whether_more_may_come_and_how_to_read_them_again(plant: Plant, browser: Browser) -> None:

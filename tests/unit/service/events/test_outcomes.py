@@ -10,7 +10,7 @@ import pytest
 
 from penstock.errors import Overloaded
 from penstock.outcome import succeeded
-from penstock.service.batches.results import Cursor
+from penstock.service.batches.results import Cursor, Reading
 from penstock.service.batches.streaming import BLOCK_BYTES
 from penstock.service.events.endpoint import _send_outcomes
 from penstock.service.events.outcomes import OUTCOMES, READ_BYTES, SharedOutcomes, most_reads
@@ -21,6 +21,7 @@ from penstock.service.turns import Turns
 from penstock.settings import MIB
 from penstock.testing import MemoryParts
 from tests.support.builders import build_operation
+from tests.support.generators import are_closed, kept_generators
 from tests.unit.service.events.conftest import HandClock, Running, run_batch, settle
 from tests.unit.service.events.test_stream import Changing, SlowClient, make_stream, seen
 
@@ -87,6 +88,15 @@ async def test_streams_at_different_positions_hold_little_and_read_once(
     assert (reads_at_start, reads.total()) == (1, 1)
     for follower in followers:
         follower.sending.cancel()
+
+
+async def test_read_reads_nothing_more_than_it_needs(
+    parts: MemoryParts, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    windows = kept_generators(monkeypatch, Reading, "windows")
+    shared = share_outcomes(parts, Memory(64 * MIB))
+    await shared.after(seen(0, running.batch), Cursor())
+    assert are_closed(windows) == [True]
 
 
 async def test_stream_waits_for_memory_and_loses_no_outcome(

@@ -10,10 +10,12 @@ from pytest_aiohttp import AiohttpClient
 
 from penstock import Context, Operations, Reject, Retry
 from penstock.api_key import Scope
+from penstock.service.batches.results import Reading
 from penstock.service.dialects.odata.dialect import ODATA
 from penstock.testing import FakeClock
 from penstock.testing.http import Answer
 from tests.support.builders import NOW
+from tests.support.generators import are_closed, kept_generators
 from tests.support.plant import Plant, Toys, build_plant
 from tests.support.service import Serve, Service
 
@@ -524,12 +526,14 @@ async def test_responses_come_in_pages(plant: Plant, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("penstock.service.dialects.odata.monitor.PAGE_OUTCOMES", 2)
     accepted = await send(plant.service, *(toy(f"succeed/{number}") for number in range(5)), **ASYNC)
     await plant.work_off()
+    windows = kept_generators(monkeypatch, Reading, "windows")
     link, pages = accepted.headers["Location"], []
     while link:
         page = (await plant.ask("GET", link)).body
         pages.append([one["id"] for one in page["responses"]])
         link = page.get("@odata.nextLink")
     assert pages == [["0", "1"], ["2", "3"], ["4"]]
+    assert are_closed(windows) == [True] * 3
     wrong = await plant.ask("GET", f"{accepted.headers['Location']}?$skiptoken=x")
     assert error_in(wrong, 400)["message"].startswith("Invalid $skiptoken 'x'.")
 
