@@ -12,6 +12,9 @@ from rich.text import Text
 
 _MESSAGE_LENGTH = 400
 _GAP = "  "
+_CONTROL = {
+    code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)
+}  # the characters of control that JSON leaves as they are
 _STATES = {
     "completed": "green",
     "succeeded": "green",
@@ -86,12 +89,17 @@ def print_facts(facts: Mapping[str, str], styles: Mapping[str, str] | None = Non
 
 
 def print_json(document: Any) -> None:
-    typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    typer.echo(_as_json(document, indent=2))
 
 
 def print_line(document: Any) -> None:
     """Print a document as one line of NDJSON."""
-    typer.echo(json.dumps(document, ensure_ascii=False, separators=(",", ":")))
+    typer.echo(_as_json(document, separators=(",", ":")))
+
+
+def _as_json(document: Any, **form: Any) -> str:
+    """Return a document as JSON that a terminal only shows: what tenants send is in it."""
+    return json.dumps(document, ensure_ascii=False, **form).translate(_CONTROL)
 
 
 def print_error(sentence: str) -> None:
