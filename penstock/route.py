@@ -357,12 +357,23 @@ def _check_needs_no_transaction(handler: AnyHandler, where: str, context_paramet
 
 def _pattern(path: str) -> re.Pattern[str]:
     rest = _REST.search(path)
-    fixed_and_names = _PLACEHOLDER.split(path)
-    pieces = [
-        f"(?P<{piece}>{'.+' if rest and piece == rest[1] else '[^/]+'})" if position % 2 else re.escape(piece)
-        for position, piece in enumerate(fixed_and_names)
-    ]
-    return re.compile("".join(pieces), re.DOTALL)
+    segments = (_pattern_of_segment(segment, rest and rest[1]) for segment in path.split("/"))
+    return re.compile("/".join(segments), re.DOTALL)
+
+
+def _pattern_of_segment(segment: str, rest: str | None) -> str:
+    """Return the pattern of a part of a path between two slashes. `rest` is the parameter that matches slashes, too.
+
+    A text can be split between several parameters in very many ways. The first one counts, whatever comes behind the
+    segment, and none is tried if the segment does not end as it must.
+    """
+    pieces = _PLACEHOLDER.split(segment)
+    pattern = "".join(
+        f"(?P<{piece}>{'.+' if piece == rest else '[^/]+'})" if position % 2 else re.escape(piece)
+        for position, piece in enumerate(pieces)
+    )
+    has_several = len(pieces) > 3
+    return rf"(?>(?=[^/]*{re.escape(pieces[-1])}(?![^/])){pattern}(?![^/]))" if has_several else pattern
 
 
 def _read_signature(handler: AnyHandler, where: str, names_in_path: list[str], *, bulk: bool = False) -> Signature:

@@ -180,6 +180,24 @@ def test_path_is_taken_literally(path: str, matches: bool) -> None:
     assert bool(route(show, "/a/b.c", "GET").pattern.fullmatch(path)) is matches
 
 
+@pytest.mark.parametrize(
+    ("path", "found"),
+    [
+        ("/1-2-3/end", None),
+        ("/1-2-3.json/end", ("1", "2", "3")),
+        ("/-1--2-3-4.json.json/end", ("-1--2", "3", "4.json")),
+        ("/1-2/3.json/end", None),
+        ("/" + "-" * 2_000 + ".json/other", None),  # it could be split in a billion ways, for nothing
+        ("/" + "-" * 2_000 + "/end", None),
+    ],
+)
+def test_segment_with_several_parameters_is_split_in_one_way(path: str, found: tuple[str, ...] | None) -> None:
+    async def show(a: str, b: str, c: str) -> None: ...
+
+    match = route(show, "/{a}-{b}-{c}.json/end", "GET").pattern.fullmatch(path)
+    assert (match and match.groups()) == found
+
+
 # --- Bodies
 
 
