@@ -2,6 +2,10 @@
 
 A receive that waits (a long poll) costs one request in 20 seconds and returns as soon as a message arrives. So each
 queue always has one running if there is room for what it may return, and an empty queue is not polled again and again.
+
+Nobody knows what a queue that was empty will return. It may be a batch of long chunks, and no other consumer can run
+those that are received here. So a long poll asks for one chunk, and each receive after it for twice as many, as long as
+all return as many as they asked for.
 """
 
 import asyncio
@@ -24,6 +28,7 @@ MOST_AT_ONCE = (
 )
 MOMENT_SECONDS = 0.05  # a receive takes a fraction of this
 MOMENTS_AT_ONCE = 3
+BRIEF_SECONDS = 1  # the wait time of a receive that asks for several chunks
 OWN_SECONDS = 30e-6  # the time of the event loop that any operation takes besides its handler, as measured in bench/
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0
@@ -115,6 +120,7 @@ class Inlet:
         self._when_done = when_done
         self._monotonic = monotonic
         self._receiving: asyncio.Task[list[Delivery]] | None = None
+        self._most = 1  # chunks in the next receive
         self._pause_seconds = 0.0
         self._outage = Outage(Event.RECEIVE_FAILED, is_error=True)
 
@@ -131,7 +137,8 @@ class Inlet:
         return self._pause_seconds > 0
 
     def open(self, limit: int) -> None:
-        self._receiving = asyncio.create_task(self._receive(limit))
+        """Start a receive of at most this many chunks."""
+        self._receiving = asyncio.create_task(self._receive(min(limit, self._most)))
         self._receiving.add_done_callback(lambda _: self._when_done())
 
     def take(self) -> list[Delivery]:
@@ -165,7 +172,8 @@ class Inlet:
         """
         asked_at = self._monotonic()
         try:
-            deliveries = await self._queue.receive(limit, self._wait_seconds)
+            wait_seconds = self._wait_seconds if limit == 1 else min(BRIEF_SECONDS, self._wait_seconds)
+            deliveries = await self._queue.receive(limit, wait_seconds)
         except PenstockError as error:
             self._pause_seconds = min(max(2 * self._pause_seconds, FIRST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)
             self._outage.report(error, priority=self.priority)
@@ -173,6 +181,7 @@ class Inlet:
             return []
         self._pause_seconds = 0.0
         self._outage.end()
+        self._most = 2 * limit if len(deliveries) == limit else 1
         return [replace(delivery, priority=self.priority, asked_at=asked_at) for delivery in deliveries]
 
     async def _pause(self, seconds: float) -> None:

@@ -56,19 +56,29 @@ class Cost:
 
 
 def play(
-    consumers: int, operations: int, handler_seconds: float, chunk_seconds: float, **changes: Any
+    consumers: int,
+    operations: int,
+    handler_seconds: float,
+    chunk_seconds: float,
+    *,
+    other_seconds: float | None = None,
+    **changes: Any,
 ) -> tuple[Cost, Cost]:
-    """Return the costs of the first batch of a handler, and of a later one that is the same."""
+    """Return the costs of the first batch of a handler, and of a later one that is the same.
+
+    If `other_seconds` is given, the programs have run two batches before, of another handler that takes this time.
+    """
+    defaults: dict[str, Any] = {"chunk_operations": 100}
     settings = Settings(
-        sync_max_operations=0, max_operations=operations, chunk_operations=100, chunk_seconds=chunk_seconds, **changes
+        sync_max_operations=0, max_operations=operations, chunk_seconds=chunk_seconds, **defaults | changes
     )
     fates = CountCalls()
     world = World(1, fates, settings.visibility_seconds)
     stage = Stage(world, settings)
     costs: list[Cost] = []
 
-    async def play_batch(label: str) -> None:
-        submission = Submission(label, [Toy("/succeed", Plan(seconds=handler_seconds)) for _ in range(operations)])
+    async def play_batch(label: str, path: str = "/succeed", seconds: float = handler_seconds) -> None:
+        submission = Submission(label, [Toy(path, Plan(seconds=seconds)) for _ in range(operations)])
         world.truth.submissions.append(submission)
         fates.calls.clear()
         began_at = world.loop.time()
@@ -86,6 +96,11 @@ def play(
     async def play_both() -> None:
         stage.open(consumers)
         await asyncio.sleep(1)
+        if other_seconds is not None:
+            for label in ("o0", "o1"):
+                await play_batch(label, "/flaky", other_seconds)
+                await asyncio.sleep(1)
+            costs.clear()
         await play_batch("s0")
         await asyncio.sleep(REST_SECONDS)
         await play_batch("s1")
@@ -112,6 +127,22 @@ def test_first_batch_costs_hardly_more_than_a_later_one(
 ) -> None:
     first, later = play(consumers, operations, handler_seconds, chunk_seconds)
     # A consumer that has measured nothing receives one chunk alone. These batches are too small to make up for that.
+    assert first.seconds <= 1.25 * later.seconds + FIRST_CHUNK_SECONDS
+    assert first.requests <= 1.25 * later.requests + FIRST_CHUNK_CALLS * consumers
+    assert first.spread_seconds <= chunk_seconds
+
+
+@pytest.mark.parametrize("consumers", [*full([2]), 8])
+@pytest.mark.parametrize(
+    ("handler_seconds", "other_seconds", "chunk_operations", "chunk_seconds"),
+    [(0.005, 0.0, 160, 0.32), *full([(0.0, 0.005, 1_000, 2.0)])],
+)
+def test_first_batch_costs_hardly_more_after_batches_of_another_handler(
+    consumers: int, handler_seconds: float, other_seconds: float, chunk_operations: int, chunk_seconds: float
+) -> None:
+    """The consumers expect that the handler takes as long as the one before it. A batch has ten full chunks."""
+    times = {"handler_seconds": handler_seconds, "other_seconds": other_seconds, "chunk_seconds": chunk_seconds}
+    first, later = play(consumers, 10 * chunk_operations, chunk_operations=chunk_operations, **times)
     assert first.seconds <= 1.25 * later.seconds + FIRST_CHUNK_SECONDS
     assert first.requests <= 1.25 * later.requests + FIRST_CHUNK_CALLS * consumers
     assert first.spread_seconds <= chunk_seconds

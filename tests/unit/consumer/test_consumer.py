@@ -448,7 +448,8 @@ async def test_fault_of_ours_leaves_the_chunk_to_its_lease_and_the_others_go_on(
     rig = Rig(Toys().operations, build_settings(chunk_operations=2))
     await rig.submit(build_operations(*["/succeed"] * 6), chunk_operations=2)
     consumer = rig.consumer(break_once)
-    await take_turn(consumer)
+    await take_turn(consumer)  # it receives one chunk
+    await take_turn(consumer)  # and now both others
     assert [line["event"] for line in logs].count(Event.CHUNK_BROKE) == 1
     assert (await rig.counts(), len(rig.chunks)) == (Counts(succeeded=4), 1)
     rig.clock.advance(0.9 * rig.settings.visibility_seconds)

@@ -11,6 +11,7 @@ from pytest_aiohttp import AiohttpClient
 from penstock.batch import BatchState, Ending, FailureLimit
 from penstock.consumer import limits
 from penstock.consumer.attempt import Evidence, StartNote
+from penstock.consumer.consumer import Consumer
 from penstock.message import decode_chunk
 from penstock.running.stop import Stop
 from tests.support.faults import Moment
@@ -299,8 +300,12 @@ async def test_limit_that_was_lowered_is_checked_again_while_a_chunk_runs(
         if call in events and moment == "after":
             events[call].set()
 
+    async def take_two_turns(consumer: Consumer) -> None:
+        await consumer.turn()  # it receives one chunk
+        await take_turn(consumer)  # and now both others
+
     async with asyncio.timeout(20 * UNIT_SECONDS), asyncio.TaskGroup() as group:
-        group.create_task(take_turn(plant.consumer(note)))
+        group.create_task(take_two_turns(plant.consumer(note)))
         await toys.arrived.wait()
         await checked.wait()  # after the only failure, with the limit from before
         batches = plant.parts.store._batches

@@ -5,7 +5,16 @@ from collections.abc import Mapping
 
 import pytest
 
-from penstock.consumer.inlets import MOST_AT_ONCE, MOST_HELD, Inlet, Load, operations_wanted, room, room_for
+from penstock.consumer.inlets import (
+    BRIEF_SECONDS,
+    MOST_AT_ONCE,
+    MOST_HELD,
+    Inlet,
+    Load,
+    operations_wanted,
+    room,
+    room_for,
+)
 from penstock.errors import Unavailable
 from penstock.priority import Priority
 from penstock.queue import Delivery, Message
@@ -124,6 +133,27 @@ async def test_inlet_tells_when_something_has_come_and_from_where() -> None:
     [delivery] = inlet.take()
     assert (delivery.body, delivery.priority) == ("a", LOW)
     assert (inlet.is_open, inlet.take()) == (False, [])
+
+
+async def test_long_poll_asks_for_one_chunk_and_the_next_ones_for_more_while_there_are_enough() -> None:
+    """Whatever a long poll brings, no other consumer can run. So it must not bring a whole batch of long chunks."""
+    queue, asked = MemoryQueue(), []
+    receive = queue.receive
+
+    async def note(limit: int, wait_seconds: int) -> list[Delivery]:
+        asked.append((limit, wait_seconds))
+        return await receive(limit, 0)
+
+    queue.receive = note  # type: ignore[method-assign]
+    await queue.send([Message(str(number)) for number in range(11)])
+    inlet = Inlet(LOW, queue, build_settings(receive_wait_seconds=20), asyncio.Event(), lambda: None)
+    received = []
+    for _ in range(6):
+        inlet.open(5)
+        await inlet.finish()
+        received.append(len(inlet.take()))
+    assert received == [1, 2, 4, 4, 0, 0]
+    assert asked == [(1, 20), (2, BRIEF_SECONDS), (4, BRIEF_SECONDS), (5, BRIEF_SECONDS), (1, 20), (1, 20)]
 
 
 async def test_deliveries_say_when_they_were_asked_for() -> None:

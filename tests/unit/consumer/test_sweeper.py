@@ -54,7 +54,9 @@ async def submit_due(plant: Plant, batches: int) -> list[str]:
 
 async def test_what_is_open_at_the_deadline_is_expired(plant: Plant) -> None:
     batch_id = await plant.submit("/succeed/a", "/second-time-right/b", "/succeed/c")
-    await take_turn(plant.consumer())
+    consumer = plant.consumer()
+    await take_turn(consumer)  # it receives one chunk
+    await take_turn(consumer)  # and now both others
     lose_all_messages(plant)
     plant.clock.advance(DEADLINE - 1)
     await plant.sweep()
