@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-LEAST_PIECES = 2  # a chunk runs to its end if less than this many times its target time is left
+WORTH_SHARING = 1.25  # target times. A chunk that would take less than this any longer runs to its end
 MOST_PIECES = 250  # 25 calls to the queue. Longer pieces are cut again when they run
 _CHECKS_PER_AIM = 8
 _KEPT = 0.25  # a smaller share would follow every outlier, a larger one would need many chunks to follow a change
@@ -87,4 +87,4 @@ class ChunkPace:
         aim = self._aim(each)
         self._check_at = self._seconds + aim / _CHECKS_PER_AIM
         has_measured = each >= aim or (self._first is not None and self._seconds >= aim)
-        return has_measured and self._left * each >= LEAST_PIECES * aim
+        return has_measured and self._left * each >= WORTH_SHARING * aim

@@ -74,7 +74,7 @@ def test_chunk_that_is_a_little_too_long_goes_on(seconds_each: float) -> None:
     assert not any(runs(new_pace(), 1_000, seconds_each))
 
 
-@pytest.mark.parametrize("seconds_each", [0.01, 0.05, 0.5])
+@pytest.mark.parametrize("seconds_each", [0.005, 0.01, 0.05, 0.5])
 def test_slow_chunk_is_cut_once_its_target_time_was_measured(seconds_each: float) -> None:
     pace = new_pace()
     needed = 10 + int(AIM / seconds_each)
