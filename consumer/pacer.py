@@ -13,6 +13,7 @@ from penstock.waiting import happens
 
 PUBLISH_SECONDS = 1.0
 ENOUGH_TO_MEASURE = 50  # operations: the first few of a process may be slow
+MANY_TO_MEASURE = 1_000  # operations: about a chunk of quick ones. Another handler may have begun with them
 REFRESH_SECONDS = 3_600.0  # publish it again even if it has not changed, because the table deletes old values
 NOTICED = 1.2  # a change by less than a fifth makes no difference to a plan
 
@@ -31,7 +32,7 @@ class Pacer:
         self._published: dict[str, float] = {}
         self._forgotten_at = clock.monotonic() + REFRESH_SECONDS
         self._outage = Outage(Event.PACE_NOT_PUBLISHED)
-        self._unmeasured = 0  # operations that have ended before the first measurement
+        self._unmeasured = 0  # operations that have ended since the last measurement
         self._has_measured = asyncio.Event()
         self.overall = Pace()  # of all operations that this process runs
 
@@ -51,17 +52,18 @@ class Pacer:
         await happens(self._has_measured, PUBLISH_SECONDS)
 
     def count(self, operations: int) -> None:
-        """Count operations that have ended. Measure for the first time as soon as there are enough of them.
+        """Count operations that have ended. Measure as soon as there are enough of them.
 
         Until the first measurement, the consumer receives large chunks one by one. So it does not wait for the end of
-        a chunk, whose letters and counts may wait for those of others.
+        a chunk, whose letters and counts may wait for those of others. Quick operations are measured more than once a
+        second, because the ones before them may have been slow.
         """
-        if self.overall.seconds is None:
-            self._unmeasured += operations
-            if self._unmeasured >= ENOUGH_TO_MEASURE:
-                self.measure()
+        self._unmeasured += operations
+        if self._unmeasured >= (ENOUGH_TO_MEASURE if self.overall.seconds is None else MANY_TO_MEASURE):
+            self.measure()
 
     def measure(self) -> None:
+        self._unmeasured = 0
         spent = self._runner.take_spent()
         for handler, one in spent.items():
             self._paces.setdefault(handler, Pace()).observe(one.count, one.seconds)
