@@ -303,7 +303,7 @@ class Draft:
 
     async def _plan(self, count: int, share: float = 1) -> None:
         """Plan the first `count` operations of those that were added, or fewer if the rest is linked with them."""
-        known = await self._handler_times.read()
+        known = await self._handler_times.read(self._handlers[:count])
         unmeasured = self.plan.unmeasured_seconds(self.total / share if share else math.inf)
         first = self.total - len(self._encoded)
         runs = self._runs_to_plan(first, first + count) if self._links.is_used else None

@@ -24,7 +24,7 @@ async def describe_batch(request: web.Request, draft: Draft, *, is_immediate: bo
     if not is_immediate:
         await draft.finish_plan()
     by_handler = draft.count_by_handler()
-    known = await request.app[HANDLER_TIMES].read()
+    known = await request.app[HANDLER_TIMES].read(by_handler)
     return {
         "valid": True,
         "total": draft.total,
