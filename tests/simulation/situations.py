@@ -499,7 +499,7 @@ SITUATIONS = {
     ),
     "poison": Situation(toys("/succeed", "/kill"), submit, Event.CHUNK_HALVED),
     "a suspect beside poison": Situation(
-        toys("/once", seconds=0.15) + toys("/kill", seconds=0.1),
+        toys("/once", seconds=0.15) + toys("/kill", seconds=0.05),
         submit,
         settings={"chunk_operations": 1},
     ),
