@@ -50,7 +50,9 @@ async def test_what_ended_before_stands_and_what_waits_for_another_attempt_is_ca
     plant: Plant, toys: Toys
 ) -> None:
     batch_id = await plant.submit("/succeed/a", "/second-time-right/b")
-    await take_turn(plant.consumer())
+    consumer = plant.consumer()
+    await take_turn(consumer)  # it receives one chunk
+    await take_turn(consumer)  # and now the other
     assert await plant.counts(batch_id) == ("processing", {"succeeded": 1})
     await plant.ask("POST", f"/batch/{batch_id}/cancel")
     await plant.work_off()

@@ -160,6 +160,9 @@ async def test_different_operations_of_a_chunk_that_run_at_the_same_time_run_onc
     shop.before_each = wait_for_the_others
     for operation in ("0", "1", "2"):
         await retry(plant, batch_id, ids=[operation])
+    shop.is_open, consumer = True, plant.consumer()
+    await consumer.turn()  # it receives one chunk
+    await plant.work_off(consumer)  # and now both others
     assert await ran_again(plant, shop) == {"0": 2, "1": 2, "2": 2}
     assert await plant.counts(batch_id) == ("completed", {"succeeded": 3, "failed": 1})
     assert await plant.statuses(batch_id) == {"0": 200, "1": 200, "2": 200, "3": 429}
