@@ -177,7 +177,7 @@ class Operations(Generic[T]):
         if route is not None:
             return route
         for forward in self._forwards.get(method, ()):
-            if forward.pattern.fullmatch(path):
+            if forward.pattern.match(path) is not None:
                 self._check_spelling(method, path, None)
                 return forward
         names = sorted(route.name for route in self.routes)
@@ -236,7 +236,7 @@ class Operations(Generic[T]):
         for known in (route for method in asked for route in self._forwards[method]):
             if known.path == path:
                 raise Misconfigured(f"forward({path!r}) is registered twice for {known.method}. Register it once.")
-            if known.pattern.fullmatch(path):
+            if known.pattern.match(path) is not None:
                 raise Misconfigured(
                     f"forward({path!r}) has no effect, since {known.name} matches all its paths. Register it earlier."
                 )
@@ -305,7 +305,7 @@ class Operations(Generic[T]):
         if exact is not None:
             return exact
         for route in self._with_parameters.get(method, ()):
-            if route.pattern.fullmatch(path):
+            if route.pattern.match(path) is not None:
                 return route
         return None
 

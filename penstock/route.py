@@ -1,7 +1,6 @@
 """A route is one kind of operation: its method and path, its handler, and the types in the handler's signature."""
 
 import inspect
-import re
 import secrets
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +22,7 @@ from penstock.error_ids import id_of, see_log
 from penstock.errors import Flaw, Misconfigured
 from penstock.limit import NAME_FORM, is_limit_name
 from penstock.path_parameter import decode_rest, decode_segment
+from penstock.path_pattern import PLACEHOLDER, REST, PathPattern, read_path
 from penstock.surroundings import Surroundings
 from penstock.telemetry import Event, get_log
 
@@ -33,8 +33,6 @@ DEFAULT_TIMEOUT_SECONDS = 60.0
 _encode = msgspec.json.Encoder().encode  # of JSON values, in a third of the time that `to_json` takes
 _KEY = secrets.token_bytes(16)  # of the ids of validators' failures
 MAX_WORDS = 2_000  # characters of a validator's exception
-_PLACEHOLDER = re.compile(r"\{(\w+)(?::path)?\}")
-_REST = re.compile(r"/\{(\w+):path\}$")  # at the end of a path: it matches the rest, with slashes
 
 
 class InvalidOperation(Exception):
@@ -106,7 +104,7 @@ class Route:
     handler: AnyHandler
     policy: Policy
     signature: Signature
-    pattern: re.Pattern[str]
+    pattern: PathPattern
     name: str  # `POST /users/{user_id}`
     place: Place
     surroundings: Surroundings = field(default_factory=Surroundings, kw_only=True)
@@ -125,7 +123,7 @@ class Route:
     @property
     def shape(self) -> str:
         """Return the path without the names of its parameters. Two routes with the same shape match the same paths."""
-        return _PLACEHOLDER.sub("{}", _REST.sub("/{:path}", self.path))
+        return PLACEHOLDER.sub("{}", REST.sub("/{:path}", self.path))
 
     @property
     def has_parameters(self) -> bool:
@@ -249,8 +247,7 @@ class Route:
         return self.handler(**lists)
 
     def _from_path(self, path: str, flaws: list[Flaw], shows_errors: bool) -> dict[str, Any]:
-        match = self.pattern.fullmatch(path)
-        texts = match.groupdict() if match else {}
+        texts = self.pattern.match(path) or {}
         arguments: dict[str, Any] = {}
         for name, adapter in self.signature.path_parameters.items():
             decode = decode_rest if name == self.signature.rest_parameter else decode_segment
@@ -273,12 +270,12 @@ def build_route(handler: AnyHandler, method: str, path: str, policy: Policy) -> 
     where = f"{method} {path} ({_name(handler)})"
     check_route(where, path, policy)
     place = _place(handler, where, policy)
-    signature = _read_signature(handler, where, _PLACEHOLDER.findall(path), bulk=policy.bulk)
-    if rest := _REST.search(path):
+    signature = _read_signature(handler, where, PLACEHOLDER.findall(path), bulk=policy.bulk)
+    if rest := REST.search(path):
         signature = replace(signature, rest_parameter=rest[1])
     if place is not Place.LOOP:
         _check_needs_no_transaction(handler, where, signature.context_parameter)
-    return Route(method, path, handler, policy, signature, _pattern(path), f"{method} {path}", place)
+    return Route(method, path, handler, policy, signature, read_path(path), f"{method} {path}", place)
 
 
 def _name(handler: AnyHandler) -> str:
@@ -313,12 +310,12 @@ def check_route(where: str, path: str, policy: Policy) -> None:
 
 
 def _check_path(where: str, path: str) -> None:
-    names = _PLACEHOLDER.findall(path)
+    names = PLACEHOLDER.findall(path)
     if not path.startswith("/"):
         raise Misconfigured(f"The path of {where} is invalid. Start it with a slash.")
-    if len(set(names)) != len(names) or set("{}") & set(_PLACEHOLDER.sub("", path)):
+    if len(set(names)) != len(names) or set("{}") & set(PLACEHOLDER.sub("", path)):
         raise Misconfigured(f"The path of {where} is invalid. Write each path parameter once, as {{name}}.")
-    if ":path}" in _REST.sub("", path):
+    if ":path}" in REST.sub("", path):
         raise Misconfigured(f"The path of {where} is invalid. Write {{name:path}} only at its end, after a slash.")
 
 
@@ -353,27 +350,6 @@ def _check_needs_no_transaction(handler: AnyHandler, where: str, context_paramet
             f"The handler of {where} is a `def`, and the application's transaction belongs to the event loop. Write it "
             f"as `async def`, or annotate {context_parameter} as a plain Context and open a separate transaction in it."
         )
-
-
-def _pattern(path: str) -> re.Pattern[str]:
-    rest = _REST.search(path)
-    segments = (_pattern_of_segment(segment, rest and rest[1]) for segment in path.split("/"))
-    return re.compile("/".join(segments), re.DOTALL)
-
-
-def _pattern_of_segment(segment: str, rest: str | None) -> str:
-    """Return the pattern of a part of a path between two slashes. `rest` is the parameter that matches slashes, too.
-
-    A text can be split between several parameters in very many ways. The first one counts, whatever comes behind the
-    segment, and none is tried if the segment does not end as it must.
-    """
-    pieces = _PLACEHOLDER.split(segment)
-    pattern = "".join(
-        f"(?P<{piece}>{'.+' if piece == rest else '[^/]+'})" if position % 2 else re.escape(piece)
-        for position, piece in enumerate(pieces)
-    )
-    has_several = len(pieces) > 3
-    return rf"(?>(?=[^/]*{re.escape(pieces[-1])}(?![^/])){pattern}(?![^/]))" if has_several else pattern
 
 
 def _read_signature(handler: AnyHandler, where: str, names_in_path: list[str], *, bulk: bool = False) -> Signature:

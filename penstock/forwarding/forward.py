@@ -7,7 +7,6 @@ cookies are not kept, and proxies and `.netrc` files of the environment are igno
 import inspect
 import io
 import os
-import re
 import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -39,6 +38,7 @@ from penstock.forwarding.headers import IDEMPOTENCY_KEY, AddedHeaders, check_add
 from penstock.forwarding.rate_limits import pause_seconds
 from penstock.forwarding.upstream import REST, InvalidPath, Upstream, read_upstream, without_secrets
 from penstock.interim import MOST_INTERIM, BoundedResponse, TooManyInterim
+from penstock.path_pattern import starting_with
 from penstock.route import InvalidOperation, Place, Policy, Route, Signature, check_route
 from penstock.telemetry import Event, get_log
 
@@ -268,7 +268,7 @@ def build_forward_routes(
     except ValueError as error:
         raise Misconfigured(f"The headers of {where} are invalid: {error}.") from error
     forward = Forward(upstream, passed, added, max_result_bytes, connections, policy.limit, pauses)
-    pattern = re.compile(re.escape(path.removesuffix(REST)) + ".*", re.DOTALL)
+    pattern = starting_with(path.removesuffix(REST))
     return [
         ForwardRoute(method, path, forward.ask, policy, _SIGNATURE, pattern, f"{method} {path}", Place.LOOP, forward)
         for method in methods

@@ -252,7 +252,6 @@ def _check_places(path: str, references: Mapping[str, ReferenceRequest]) -> None
 def _without_open(flaws: Sequence[Flaw], route: Route, path: str, open_: Iterable[str]) -> list[Flaw]:
     """Return the errors without those of path parameters whose value is not known yet."""
     places = [f"{{{name}}}" for name in open_]
-    match = route.pattern.fullmatch(path) if places else None
-    texts = match.groupdict() if match else {}
+    texts = (route.pattern.match(path) or {}) if places else {}
     unknown = tuple(f"{name}: " for name, text in texts.items() if any(place in text for place in places))
     return [flaw for flaw in flaws if flaw.pointer != "/path" or not flaw.detail.startswith(unknown)]
