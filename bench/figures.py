@@ -114,8 +114,12 @@ class Figures:
         return list(dict.fromkeys(sample.case for sample in self.samples if sample.contender == contender))
 
     def of(self, case: Case, contender: str = PENSTOCK) -> Contender | None:
-        found = [one for one in self.samples if one.contender == contender and one.case == case]
+        found = self._samples(case, contender)
         return Contender(found) if found else None
+
+    def last(self, case: Case, contender: str) -> Contender:
+        """Return the last batch of a contender. Its memory is the peak of all batches on the same installation."""
+        return Contender(self._samples(case, contender)[-1:])
 
     def largest(self, handler: str, contender: str = PENSTOCK, *, most: int = MILLION) -> Case | None:
         """Return the case without added latency that has the most operations, up to a limit."""
@@ -128,8 +132,11 @@ class Figures:
 
     def growth_mib(self, case: Case, contender: str) -> float:
         """Return how much the front end and a consumer have grown in the second half of a row of batches."""
-        row = [sample for sample in self.samples if (sample.case, sample.contender) == (case, contender)]
+        row = self._samples(case, contender)
         return _memory_mib(row[-1]) - _memory_mib(row[(len(row) - 1) // 2])
+
+    def _samples(self, case: Case, contender: str) -> list[Sample]:
+        return [sample for sample in self.samples if (sample.case, sample.contender) == (case, contender)]
 
 
 def _memory_mib(sample: Sample) -> float:

@@ -16,6 +16,7 @@ FASTER_THAN_BARE = {
 }
 FIRST_RATIO = 1.25
 FAILURES_RATIO = 1.1
+BODIES = {"noop": "body and result 200 bytes", "order": "body 1 KB, result 200 bytes"}
 MEMORY_MIB, GROWTH_MIB = 64, 8
 NOT_MEASURED = "not measured here"
 
@@ -58,7 +59,6 @@ def judge(figures: Figures, prices: Prices) -> list[Target]:
         *_cost(figures, prices),
         *_cpu(figures),
         *_latency(figures),
-        *_memory(figures),
         *_row(figures),
         *ELSEWHERE,
     ]
@@ -108,8 +108,8 @@ def _cost(figures: Figures, prices: Prices) -> Iterator[Target]:
             ours = figures.of(case, contender)
             if ours and case.size == HUNDRED_THOUSAND and case.handler == "noop":
                 yield at_most(f"AWS requests per 1,000 operations, {name}", case, ours.requests, 4)
-            if ours and case.size == HUNDRED_THOUSAND and case.handler == "order":
-                what = f"USD per million operations, body 1 KB, result 200 bytes, {name}"
+            if ours and case.size == HUNDRED_THOUSAND and case.handler in BODIES:
+                what = f"USD per million operations, {BODIES[case.handler]}, {name}"
                 yield at_most(what, case, ours.usd(prices), 0.04, "{:.4f}")
 
 
@@ -138,15 +138,13 @@ def _latency(figures: Figures) -> Iterator[Target]:
             yield at_most(what, case, ours.finished_seconds / bare.finished_seconds, 1.5)
 
 
-def _memory(figures: Figures) -> Iterator[Target]:
-    case = figures.largest("noop", LINES)
-    if case and (ours := figures.of(case, LINES)):
-        for program in PROGRAMS:
-            yield at_most(f"MiB above idle, {program}", case, ours.memory_mib(program), MEMORY_MIB, "{:.0f}")
-
-
 def _row(figures: Figures) -> Iterator[Target]:
+    """Judge the memory here. In the other rounds, a JSON document of 100,000 operations was in memory before."""
     for case in figures.cases(IN_A_ROW):
+        last = figures.last(case, IN_A_ROW)
+        for program in PROGRAMS:
+            what = f"batches in a row: MiB above idle, {program}"
+            yield at_most(what, case, last.memory_mib(program), MEMORY_MIB, "{:.0f}")
         growth = figures.growth_mib(case, IN_A_ROW)
         yield at_most("batches in a row: growth in the second half, MiB", case, growth, GROWTH_MIB, "{:.0f}")
         if case.size == HUNDRED_THOUSAND and (row := figures.of(case, IN_A_ROW)):

@@ -122,8 +122,8 @@ def test_targets_are_judged_in_the_cases_that_were_measured() -> None:
         ("CPU µs: front end, a result line", "10"): ("5.0", "reached"),
         ("CPU µs: consumer, an operation that waits 5 ms", "10"): ("15.0", "reached"),
         ("10 ms added to each AWS call: time to completed ÷ bare calls", "1"): ("1.40", "reached"),
-        ("MiB above idle, front end", "10"): ("5", "reached"),
-        ("MiB above idle, consumer", "10"): ("5", "reached"),
+        ("batches in a row: MiB above idle, front end", "100"): ("24", "reached"),
+        ("batches in a row: MiB above idle, consumer", "100"): ("5", "reached"),
         ("batches in a row: growth in the second half, MiB", "100"): ("4", "reached"),
         ("batches in a row: operations/s until finished", "100"): ("66,667", "reached"),
     }
@@ -138,7 +138,9 @@ def test_cost_is_judged_for_a_hundred_thousand_operations() -> None:
     judged = [(target.what, target.measured, target.verdict) for target in judge(Figures(samples), Prices())]
     assert [one for one in judged if one[0].startswith(("AWS requests", "USD"))] == [
         ("AWS requests per 1,000 operations, none failing", "3.00", "reached"),
+        ("USD per million operations, body and result 200 bytes, none failing", "0.0037", "reached"),
         ("AWS requests per 1,000 operations, 1 % failing", "5.00", "missed"),
+        ("USD per million operations, body and result 200 bytes, 1 % failing", "0.0063", "reached"),
         ("USD per million operations, body 1 KB, result 200 bytes, none failing", "0.0037", "reached"),
         ("USD per million operations, body 1 KB, result 200 bytes, 1 % failing", "0.0063", "reached"),
     ]
