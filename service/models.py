@@ -13,10 +13,15 @@ from penstock.service.content import read_json
 M = TypeVar("M", bound=BaseModel)
 
 
-async def read_model(request: web.Request, model: type[M]) -> M:
-    """Return the body of a request that has no query. Raises InvalidRequest with all errors of the body."""
+def check_no_query(request: web.Request) -> None:
+    """Raise MalformedRequest if a request has a query: ignored, it would have another effect."""
     if request.query:
         raise MalformedRequest("This request has no query. Send it without one.")
+
+
+async def read_model(request: web.Request, model: type[M]) -> M:
+    """Return the body of a request that has no query. Raises InvalidRequest with all errors of the body."""
+    check_no_query(request)
     document = without_most_unknown_members(await read_json(request), model)
     try:
         return model.model_validate(document)

@@ -5,24 +5,21 @@ These endpoints are for operators. A key is in one answer only, the one that it 
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from aiohttp import web
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from penstock.api_key import DAY_SECONDS, ApiKey, NewKey, Scope, environment_of, is_key_id, make_key
-from penstock.documents.validation import errors_of
 from penstock.errors import Flaw, InvalidRequest, KeyEnded, KeyReplaced, UnknownApiKey
 from penstock.open_limit import MOST_OPERATIONS
 from penstock.quota import Quota
-from penstock.reading.flaws import to_flaw, without_most_unknown_members
 from penstock.service.audit import Action, auditing
-from penstock.service.content import check_no_options, read_json
+from penstock.service.content import check_no_options
 from penstock.service.json_answer import json_answer
 from penstock.service.keys import BACKEND, CLOCK, SETTINGS
+from penstock.service.models import check_no_query, read_model
 from penstock.service.schemas import Time, time_text
-
-M = TypeVar("M", bound=BaseModel)
 
 OVERLAP_SECONDS = DAY_SECONDS  # how long a replaced key still works, if the request does not say
 LONGEST_OVERLAP_SECONDS = 30 * DAY_SECONDS
@@ -58,7 +55,7 @@ class RotateRequest(BaseModel):
 
 async def create_key(request: web.Request) -> web.Response:
     """Answer 201 with a new key."""
-    made, key = await create(request, await _read(request, KeyRequest))
+    made, key = await create(request, await read_model(request, KeyRequest))
     return json_answer(_with_text(made, key), status=201, headers=_SECRET)
 
 
@@ -92,7 +89,8 @@ async def list_keys(request: web.Request) -> web.Response:
 
 async def rotate_key(request: web.Request) -> web.Response:
     """Answer 201 with a new key for the same tenant and scopes. The old one works until the overlap is over."""
-    wanted = await _read(request, RotateRequest) if request.can_read_body else RotateRequest()
+    check_no_query(request)
+    wanted = await read_model(request, RotateRequest) if request.can_read_body else RotateRequest()
     made, new, replaced = await replace_key(request, wanted)
     return json_answer({**_with_text(made, new), "replaces": key_body(replaced)}, status=201, headers=_SECRET)
 
@@ -166,14 +164,6 @@ async def _find(request: web.Request) -> ApiKey:
     if key is None:
         raise UnknownApiKey
     return key
-
-
-async def _read(request: web.Request, model: type[M]) -> M:
-    document = without_most_unknown_members(await read_json(request), model)
-    try:
-        return model.model_validate(document)
-    except ValidationError as error:
-        raise InvalidRequest([to_flaw(one, document) for one in errors_of(error)]) from error
 
 
 def _check_has_no_key(request: web.Request, wanted: KeyRequest) -> None:

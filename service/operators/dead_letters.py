@@ -11,19 +11,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from penstock.backend import Backend
-from penstock.documents.validation import errors_of
-from penstock.errors import InvalidRequest, NewerVersion, UnreadableMessage
+from penstock.errors import MalformedRequest, NewerVersion, UnreadableMessage
 from penstock.message import decode_chunk, decode_dead_letter
 from penstock.priority import Priority
 from penstock.queue import Delivery, Message, Queue
-from penstock.reading.flaws import to_flaw, without_most_unknown_members
 from penstock.service.audit import Action, auditing
-from penstock.service.content import read_json
 from penstock.service.json_answer import json_answer
 from penstock.service.keys import BACKEND, CLOCK
+from penstock.service.models import check_no_query, read_model
 from penstock.service.paging import read_limit
 from penstock.store import Store
 from penstock.telemetry import Event, get_log
@@ -42,6 +40,9 @@ class RedriveRequest(BaseModel):
 
 
 async def list_dead_letters(request: web.Request) -> web.Response:
+    for name in request.query:
+        if name != "limit":
+            raise MalformedRequest(f"The parameter {name!r} is unknown. Use limit.")
     return json_answer(await read_dead_letters(request.app, read_limit(request) or SHOWN))
 
 
@@ -71,13 +72,8 @@ async def redrive(request: web.Request, batch_id: str | None) -> tuple[int, bool
 
 
 async def _read_batch_id(request: web.Request) -> str | None:
-    if not request.can_read_body:
-        return None
-    document = without_most_unknown_members(await read_json(request), RedriveRequest)
-    try:
-        return RedriveRequest.model_validate(document).batchId
-    except ValidationError as error:
-        raise InvalidRequest([to_flaw(one, document) for one in errors_of(error)]) from error
+    check_no_query(request)  # a batchId there, ignored, would redrive the letters of all batches
+    return (await read_model(request, RedriveRequest)).batchId if request.can_read_body else None
 
 
 async def _receive(queue: Queue, limit: int) -> list[Delivery]:

@@ -171,6 +171,13 @@ async def test_invalid_rotation_changes_nothing(service: Service, members: dict[
     assert len((await service.get("/keys")).body["keys"]) == 1
 
 
+async def test_options_in_the_query_change_nothing(service: Service) -> None:
+    made = await make(service)
+    for path, members in (("/keys?maxOpen=5", ACME), (f"/keys/{made['id']}/rotate?overlapSeconds=0", {})):
+        assert "no query" in assert_problem(await service.ask("POST", path, json=members), 400)["detail"]
+    assert len((await service.get("/keys")).body["keys"]) == 1
+
+
 @pytest.mark.parametrize("key_id", ["A" * 12, "x", "a%2fb", "x" * 4_000])
 async def test_unknown_key(service: Service, key_id: str) -> None:
     for answer in (

@@ -48,6 +48,22 @@ async def test_no_letters(plant: Plant) -> None:
     assert await redrive(plant) == {"redrivenChunks": 0, "isComplete": True}
 
 
+async def test_unknown_parameter_is_rejected(plant: Plant) -> None:
+    problem = assert_problem(await plant.service.get("/dead-letters?batchId=x"), 400)
+    assert problem["detail"] == "The parameter 'batchId' is unknown. Use limit."
+
+
+@pytest.mark.parametrize("body", [None, b"", b"{}"])
+async def test_batch_in_the_query_redrives_nothing(plant: Plant, body: bytes | None) -> None:
+    batch_id = await failed_batch(plant)
+    await failed_batch(plant)
+    headers = {"Content-Type": "application/json"}
+    answer = await plant.ask("POST", f"/dead-letters/redrive?batchId={batch_id}", data=body, headers=headers)
+    assert "no query" in assert_problem(answer, 400)["detail"]
+    await plant.work_off()
+    assert (await letters(plant))["approximateCount"] == 2
+
+
 async def test_letters_tell_what_failed_and_how(plant: Plant) -> None:
     batch_id = await failed_batch(plant, "/succeed/a", "/break/b", "/reject/c")
     broke, rejected = (await letters(plant))["deadLetters"]
