@@ -12,7 +12,7 @@ from pydantic_core import from_json
 from penstock.errors import LimitPassed, MalformedRequest, TooSlow, UnsupportedContent
 from penstock.reading.digits import check_digits
 from penstock.reading.elements import check_elements, separators
-from penstock.reading.json_line import encoding_hint
+from penstock.reading.json_line import encoding_hint, why_unreadable
 from penstock.running.collector import spare_json
 from penstock.service.decompression import MEMBERS, MEMORY_BYTES, Decompressor
 from penstock.service.keys import SETTINGS, SHARE, TURNS
@@ -81,7 +81,7 @@ def parse_json(content: bytes | bytearray) -> Any:
         with spare_json():
             return from_json(without_mark(content), allow_inf_nan=False)
     except ValueError as error:
-        raise MalformedRequest(f"The body is not valid JSON: {error}.{encoding_hint(content)}") from error
+        raise MalformedRequest(why_unreadable("body", error, encoding_hint(content))) from error
 
 
 def without_mark(content: bytes | bytearray) -> bytes | bytearray:

@@ -5,8 +5,11 @@ from typing import Any
 
 from pydantic_core import from_json
 
+from penstock.documents.nesting import TOO_DEEP
 from penstock.reading.digits import check_digits
 from penstock.reading.elements import check_elements
+
+_TOO_DEEP_FOR_THE_PARSER = "recursion limit exceeded"  # how its error begins
 
 
 def parse_line(line: bytes, most_elements: int) -> Any:
@@ -16,7 +19,14 @@ def parse_line(line: bytes, most_elements: int) -> Any:
         check_digits(line)
         return from_json(line, allow_inf_nan=False)
     except ValueError as error:
-        raise ValueError(f"The line is not valid JSON: {error}.{_line_hint(line)}") from error
+        raise ValueError(why_unreadable("line", error, _line_hint(line))) from error
+
+
+def why_unreadable(what: str, error: ValueError, hint: str) -> str:
+    """Return why our parser cannot read a JSON text. Valid JSON with very many levels is not called invalid."""
+    if str(error).startswith(_TOO_DEEP_FOR_THE_PARSER):
+        return f"The {what} has too many levels: {error}. {TOO_DEEP}"
+    return f"The {what} is not valid JSON: {error}.{hint}"
 
 
 def _line_hint(line: bytes) -> str:

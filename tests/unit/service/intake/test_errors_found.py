@@ -176,6 +176,16 @@ async def test_number_with_very_many_digits_is_an_error(service: Service) -> Non
     assert (await service.post_content(content[:-2] + b"}", NDJSON)).status == 200
 
 
+@pytest.mark.parametrize("levels", [201, 5_000])
+async def test_very_many_levels_are_not_called_invalid_json(service: Service, levels: int) -> None:
+    content = b'{"method":"POST","path":"/any","body":%b}' % (b"[" * levels + b"]" * levels)
+    [error] = assert_problem(await service.post_content(content, NDJSON), 422)["errors"]
+    problem = assert_problem(await service.post_content(b'{"operations":[%b]}' % content), 400)
+    for detail, what in ((error["detail"], "line"), (problem["detail"], "body")):
+        assert detail.startswith(f"The {what} has too many levels: ")
+        assert detail.endswith(". Use at most 190 levels of arrays and objects.")
+
+
 async def test_small_stream_with_very_many_elements_runs_in_the_background(serve: Serve) -> None:
     service = await serve(operations, max_elements=5_000)
     assert (await post_lines(service, *[ask("/numbers", [1] * 2_000)] * 2)).status == 200
