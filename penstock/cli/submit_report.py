@@ -111,7 +111,10 @@ def _report_rejection(file: ToSubmit, span: range | None, error: InvalidBatch | 
     if isinstance(error, TooLarge) and file.is_atomic:
         print_error(f"{file.name} is atomic, so it cannot be split into smaller batches.")
     if isinstance(file, RowsToSubmit) and any(_is_in_row(one) for one in error.errors):
-        print_error("Correct the file, or let these rows fail and run the others: --skip-invalid --rejected FILE.")
+        if file.skips_invalid:
+            print_error("Correct these rows, or the options: --skip-invalid is of no use here.")
+        else:
+            print_error("Correct the file, or let these rows fail and run the others: --skip-invalid --rejected FILE.")
 
 
 def _is_in_row(error: BatchError) -> bool:

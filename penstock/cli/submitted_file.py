@@ -176,6 +176,11 @@ class RowsToSubmit(Closing):
     def written_bytes(self) -> int:
         return self._spool.written_bytes
 
+    @property
+    def skips_invalid(self) -> bool:
+        """Return True if rows may fail that are invalid for their handler. Other errors still reject the file."""
+        return self._reading.skip_invalid
+
     def content(self) -> Content:
         """Return the file as the body of a request."""
         reading = self._reading

@@ -377,6 +377,20 @@ async def test_many_errors_are_cut_short(server: Server) -> None:
     ]
 
 
+async def test_option_that_was_given_and_is_of_no_use_is_not_advised(server: Server) -> None:
+    errors = [{"pointer": "/operations/0/path", "line": 2, "detail": "There is no operation POST /users."}]
+    server.refusal = lambda _: web.json_response(
+        {"title": "Invalid", "errors": errors, "errorCount": 1}, status=422, content_type="application/problem+json"
+    )
+    write_users("Ann")
+    result = await penstock_submit(*USERS, "--skip-invalid", url=server.url)
+    assert result.stderr.splitlines()[-3:] == [
+        "  line 2, path: There is no operation POST /users.",
+        "Correct these rows, or the options: --skip-invalid is of no use here.",
+        "Nothing was submitted.",
+    ]
+
+
 async def test_atomic_file_that_is_too_large_is_told_so(server: Server) -> None:
     server.refusal = lambda _: web.json_response(
         {"title": "Too many operations", "maxOperations": 1}, status=413, content_type="application/problem+json"
