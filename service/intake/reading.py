@@ -387,12 +387,14 @@ def read_options(query: MultiMapping[str], flaws: Flaws) -> BatchOptions:
             flaws.add(ENVELOPE, Flaw(pointer(name), "This option is in the query more than once."))
         elif name in _NUMBERS and not _NUMBER.fullmatch(value):
             flaws.add(ENVELOPE, Flaw(pointer(name), "Write this option as a decimal number, such as 10."))
+        elif name == "metadata":
+            flaws.add(ENVELOPE, Flaw(pointer(name), "Write each pair as a parameter, such as metadata.team=growth."))
         elif name.startswith(METADATA_PREFIX):
             metadata[name.removeprefix(METADATA_PREFIX)] = value
         else:
             given[name] = value
     if metadata:
-        given.setdefault("metadata", metadata)
+        given["metadata"] = metadata
     try:
         return BatchOptions.model_validate_strings(given)
     except ValidationError as error:
@@ -403,5 +405,8 @@ def read_options(query: MultiMapping[str], flaws: Flaws) -> BatchOptions:
 
 def _not_in_the_query(name: str) -> str:
     if name in _OPTIONS or name.startswith(METADATA_PREFIX):
-        return f"Write {name} into the JSON document, next to the operations. Only NDJSON has its options in the query."
+        return (
+            f"Write {name} into the JSON document, next to the operations. "
+            "Only NDJSON and CSV have their options in the query."
+        )
     return "The query of a JSON document must be empty. Write options into the document, next to the operations."

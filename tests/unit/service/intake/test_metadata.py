@@ -91,10 +91,17 @@ async def test_invalid_metadata_of_a_stream_is_rejected(service: Service, query:
     assert pointers(problem) == [pointer]
 
 
+async def test_object_in_the_query_of_a_stream_is_told_the_right_form(service: Service) -> None:
+    query = "metadata=%7B%22team%22%3A%22growth%22%7D"
+    answer = await service.ask("POST", f"/batch?{query}", data=LINES, headers={"Content-Type": NDJSON})
+    [error] = assert_problem(answer, 422)["errors"]
+    assert error["detail"] == "Write each pair as a parameter, such as metadata.team=growth."
+
+
 async def test_metadata_in_the_query_of_a_document_is_rejected(service: Service) -> None:
     body = {"operations": ask_for("/run")}
     problem = assert_problem(await service.ask("POST", "/batch?metadata.team=x", json=body), 422)
-    assert "Only NDJSON has its options in the query." in problem["errors"][0]["detail"]
+    assert "Only NDJSON and CSV have their options in the query." in problem["errors"][0]["detail"]
 
 
 async def test_as_much_as_is_allowed_is_accepted(service: Service) -> None:
