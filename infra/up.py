@@ -28,7 +28,7 @@ from penstock.errors import Misconfigured, PenstockError
 from penstock.infra.embedded.sizes import MAX_UPLOAD_BYTES
 from penstock.process import command_line, programs
 from penstock.process.command_line import App, Host, OperatorHost, OperatorPort, Port, operator_ports
-from penstock.process.listening import check_not_open, first_free_port
+from penstock.process.listening import check_free, check_not_open, first_free_port
 from penstock.process.signals import stop_signals
 from penstock.settings import Settings, read_settings
 
@@ -142,6 +142,7 @@ async def _up(clients: Address, operators: Address, consumers: int) -> None:
     """Run everything until a request to stop. Raise PenstockError if a part cannot start or ends before that."""
     settings = read_settings()
     check_not_open(settings, clients.host, operators.host)
+    check_free(clients.host, clients.port, "--port or --host")  # a Penstock there would say that it is ready
     find_application(settings)  # checked once here: otherwise each part would report the same error
     machine = Machine(local_environment(os.environ))
     machine.environment.setdefault(BUCKET, bucket_name(settings.name))

@@ -16,20 +16,32 @@ def cannot_listen(host: str, port: int, error: OSError, options: str) -> Misconf
     return Misconfigured(f"Cannot listen on {host}:{port} ({reason}). Choose another {options}.")
 
 
+def check_free(host: str, port: int, options: str) -> None:
+    """Raise Misconfigured if another program listens there: what it answers could be taken for our own answers."""
+    error = _try_to_bind(host, port)
+    if error is not None and error.errno == errno.EADDRINUSE:
+        raise cannot_listen(host, port, error, options)
+
+
 def first_free_port(host: str, ports: range) -> int:
     """Return the first port that no other program uses, or the first of all if there is none."""
     return next((port for port in ports if _is_free(host, port)), ports[0])
 
 
 def _is_free(host: str, port: int) -> bool:
+    error = _try_to_bind(host, port)
+    return error is None or error.errno != errno.EADDRINUSE
+
+
+def _try_to_bind(host: str, port: int) -> OSError | None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # asyncio's servers set it, too
         try:
             probe.bind((host, port))
         except OSError as error:
-            return error.errno != errno.EADDRINUSE
-    return True
+            return error
+    return None
 
 
 def check_not_open(settings: Settings, *hosts: str) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 import aiohttp
 import boto3
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from tests.acceptance.apps import FOLDER
 from tests.acceptance.installation import TOYS, sqs_client
@@ -223,6 +225,22 @@ async def test_port_in_use_is_said_clearly(local: Programs) -> None:
     assert f"Cannot listen on 127.0.0.1:{port} (Address already in use). Choose another --port" in program.output()
     assert "Penstock is up." not in program.output()
     assert "Traceback" not in program.output()
+
+
+async def answer_ready(_request: web.Request) -> web.Response:
+    return web.json_response({"status": "ready"})
+
+
+async def test_other_penstock_on_the_port_is_not_taken_for_ours(local: Programs) -> None:
+    other, port = web.Application(), free_port()
+    other.router.add_get("/health/ready", answer_ready)
+    async with TestServer(other, port=port):
+        program = await local.penstock("up", "--port", str(port))
+        exit_code = await program.ended()
+
+    assert exit_code == 1
+    assert f"Cannot listen on 127.0.0.1:{port} (Address already in use). Choose another --port" in program.output()
+    assert "Penstock is up." not in program.output()
 
 
 async def test_next_free_port_is_taken_for_operators_if_nobody_chose_one(local: Programs) -> None:
