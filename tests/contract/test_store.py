@@ -2573,6 +2573,7 @@ async def test_each_final_state_adds_an_event(store: Store, batch: Batch) -> Non
     assert not await store.clear_events(batch.id, [first])
     assert batch.id in await due_webhooks(store, NOW + 10)
     assert await store.clear_events(batch.id, [second, first])
+    assert not await store.clear_events(batch.id, [second, first]), "as another consumer does at the same time"
     assert (await read(store, batch)).events == ()
     assert batch.id not in await due_webhooks(store, NOW + 10)
 
