@@ -6,7 +6,7 @@ import uuid
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, get_args
 
 import aiohttp
 import msgspec
@@ -40,6 +40,11 @@ class _Page(msgspec.Struct, rename="camel"):
 
 class _Retried(msgspec.Struct):
     retried: int
+
+
+def _check_format(kind: str) -> None:
+    if kind not in get_args(Format):
+        raise ValueError(f"kind is {kind!r}. Use 'ndjson' or 'csv'.")
 
 
 class AsyncBatch:
@@ -267,10 +272,12 @@ class AsyncBatch:
         return path
 
     def results_call(self, kind: Format, status: State | None) -> Call:
+        _check_format(kind)
         query = {} if status is None else {"status": status}
         return Call("GET", f"{self._path}/results", query, {"Accept": CSV if kind == "csv" else NDJSON})
 
     def rejected_call(self, kind: Format) -> Call:
+        _check_format(kind)
         return Call("GET", f"{self._path}/rejected", {"format": kind})
 
     async def save(self, call: Call, file: Path | str | BinaryIO) -> None:

@@ -252,6 +252,16 @@ async def test_rows_of_a_file_are_submitted_and_those_that_failed_come_back(site
     assert results.read_text("utf-8-sig").splitlines()[1] == "2,200,,"
 
 
+@pytest.mark.parametrize("kind", ["CSV", "json", ""])
+async def test_format_that_is_not_offered_writes_nothing(site: Site, tmp_path: Path, kind: Any) -> None:
+    async with site.client() as client:
+        batch = client.batch("01M853H03Q7Z1ZXRY68PYH3E2H")
+        for save in (batch.save_results, batch.save_rejected):
+            with pytest.raises(ValueError, match=rf"kind is '{kind}'\. Use 'ndjson' or 'csv'\."):
+                await save(tmp_path / "out", kind=kind)
+    assert (site.requests, files_in(tmp_path)) == ([], [])
+
+
 def files_in(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir()]
 
