@@ -638,7 +638,6 @@ MUTATIONS = {
         ("steering", 63, steering.drop_what_was_received_often_while_paused),
         ("steering", 1056, steering.hold_paused_chunks_while_stopping),
         ("steering", 192, steering.hide_paused_chunks_without_a_note),
-        ("steering", 106, steering.release_beside_a_heartbeat),
         ("steering, storm", 51, steering.change_batches_that_are_over),
         ("steering", 2, steering.move_the_deadline_without_the_sweep),
         ("steering", 1, steering.start_chunks_of_paused_queues),
@@ -678,6 +677,7 @@ MUTATIONS_AT_CALLS = {
         MutationAtCall(
             "expired after a consumer died whose clock was fast", 0, Hit.FAIL_BEFORE, never_take_the_sweep_over
         ),
+        MutationAtCall("accepted late", 42, Hit.SLOW, steering.release_beside_a_heartbeat),
         MutationAtCall("forged chunks", 0, Hit.CRASH_BEFORE, run_whatever_a_message_says),
         MutationAtCall("it kills too many consumers", 0, Hit.FAIL_BEFORE, follow_ups.allow_one_death_more),
         MutationAtCall(

@@ -27,6 +27,7 @@ from tests.support.builders import read_settings_once
 
 SEED = 1
 ON_THE_WAY_SECONDS = 0.005
+SLOW_ON_THE_WAY_SECONDS = 1.0
 LONG_ON_THE_WAY_SECONDS = 35.0
 PAUSE_SECONDS = 120.0  # that the upstream asks for
 SETTLE_SECONDS = 3600.0  # the longest wait of a situation takes 1,000 seconds
@@ -40,6 +41,7 @@ class Hit(Enum):
     FAIL_BEFORE = auto()
     FAIL_AFTER = auto()
     CRASH_LONG_BEFORE = auto()  # the call is on its way for so long that others have taken over
+    SLOW = auto()  # the call is on its way for a second, and later calls overtake it
 
 
 CRASHES = [Hit.CRASH_BEFORE, Hit.CRASH_AFTER]
@@ -63,6 +65,8 @@ class HitCalls:
         if self.hits.get(number) is Hit.CRASH_LONG_BEFORE:
             process.kill()
             return Fate(LONG_ON_THE_WAY_SECONDS, ON_THE_WAY_SECONDS, lands_anyway=True, number=number)
+        if self.hits.get(number) is Hit.SLOW:
+            return Fate(SLOW_ON_THE_WAY_SECONDS, ON_THE_WAY_SECONDS, number=number)
         fault = {Hit.FAIL_BEFORE: Fault.REQUEST_LOST, Hit.FAIL_AFTER: Fault.ANSWER_LOST}.get(
             self.hits.get(number, Hit.CRASH_BEFORE), Fault.NONE
         )
@@ -141,7 +145,7 @@ def play(situation: Situation, hits: dict[int, Hit] | None = None) -> Played:
         await situation.script(stage, submission)
         await stage.settle()
         fates.calm_down()
-        await stage.close()
+        await stage.close(is_gentle=set(fates.hits.values()) == {Hit.SLOW})
 
     with group_chunks(situation.group_chunks, situation.fold_at), small_exports():
         world.run(run())
@@ -240,6 +244,22 @@ async def _steer_until_answered(stage: Stage, submission: Submission, batch_id: 
         if answer is not None and answer.status != 503:
             return
         await asyncio.sleep(0.5)
+
+
+async def accept_late(stage: Stage, submission: Submission) -> None:
+    """The front end pauses before it accepts the batch. The consumer waits for that, and then releases the chunk.
+
+    The heartbeat of the chunk, 2.5 seconds after the start, is sent less than a second before.
+    """
+    await asyncio.sleep(1)
+    front_end = (await stage.a_front_end()).process
+    submitting = asyncio.create_task(submit(stage, submission))
+    while not stage.world.messages:  # noqa: ASYNC110 - no event tells of messages
+        await asyncio.sleep(ON_THE_WAY_SECONDS / 2)
+    front_end.pause()
+    await asyncio.sleep(4)
+    front_end.resume()
+    await submitting
 
 
 async def lose_its_messages(stage: Stage, submission: Submission) -> None:
@@ -539,6 +559,9 @@ SITUATIONS = {
     ),
     "paused and resumed": Situation(
         toys("/succeed", "/succeed", "/succeed", seconds=1), pause_and_resume, settings={"concurrency": 1}
+    ),
+    "accepted late": Situation(
+        toys("/succeed"), accept_late, Event.CHUNK_RELEASED, settings={"accept_seconds": 30}, kills_by_itself=True
     ),
     "cancelled, and a message lost": Situation(
         toys("/succeed", "/succeed", "/succeed", seconds=2),

@@ -66,7 +66,6 @@ SLOW = {
     "lose_an_operation_between_pieces",
     "run_a_last_attempt_beside_others",
     "hide_paused_chunks_without_a_note",
-    "release_beside_a_heartbeat",
     "never_take_the_sweep_over",
     "hold_paused_chunks_while_stopping",
     "leave_a_queue_paused",
