@@ -142,7 +142,11 @@ class Runner:
         has_links = chunk.has_links
 
         def new_run(
-            turn: Turn | TurnWithRoom | Line | None, gates: Sequence[LimitGate], number: int, place: Place = Place.LOOP
+            source: Source,
+            turn: Turn | TurnWithRoom | Line | None,
+            gates: Sequence[LimitGate],
+            number: int,
+            place: Place = Place.LOOP,
         ) -> ChunkRun:
             is_direct = place is Place.LOOP and not has_links
             perform, end_slice = self._performing(source, number, counted, is_direct=is_direct)
@@ -170,7 +174,7 @@ class Runner:
             number = chunk.attempts()[chunk.operations[0].index] if chunk.behind else chunk.attempt
             lots = units(chunk.operations)
             try:
-                return await new_run(None, gates, number).carry_out(lots)
+                return await new_run(source, None, gates, number).carry_out(lots)
             finally:
                 self._forget_groups(lots)
 
@@ -182,11 +186,13 @@ class Runner:
                 return await run.carry_out(lots)
 
         async def run_part(number: int, place: Place, limit: str | None, lots: list[Lot]) -> dict[int, Verdict]:
-            gates, turn = self._gates(limit, source), self._turn(place, source)
+            # The parts of a chunk with links start one after the other, and the priority may have changed by now.
+            now = source if urgency is None else replace(source, priority=urgency.priority)
+            gates, turn = self._gates(limit, now), self._turn(place, now)
             if not gates:
-                return await carry_out(new_run(turn, gates, number, place), place, lots)
+                return await carry_out(new_run(now, turn, gates, number, place), place, lots)
             with _line(gates, turn, sum(map(len, lots))) as line:
-                return await carry_out(new_run(line, gates, number, place), place, lots)
+                return await carry_out(new_run(now, line, gates, number, place), place, lots)
 
         async def run_all(number: int, operations: Sequence[Operation]) -> dict[int, Verdict]:
             return await join([run_part(number, *part) for part in self._sort(operations)])

@@ -36,14 +36,14 @@ class Urgency:
     """The priority of a batch while one of its chunks runs: a client may change it meanwhile."""
 
     def __init__(self, priority: Priority) -> None:
-        self._priority = priority
+        self.priority = priority
         self._followers: list[Callable[[Priority], None]] = []
 
     def change(self, priority: Priority) -> None:
         """Tell all followers the priority, if it is another one than before."""
-        if priority is self._priority:
+        if priority is self.priority:
             return
-        self._priority = priority
+        self.priority = priority
         for follower in list(self._followers):
             follower(priority)
 

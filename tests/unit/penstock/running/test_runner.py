@@ -18,7 +18,7 @@ from pydantic import AfterValidator, BaseModel, Field, model_serializer
 from structlog.testing import capture_logs
 
 from penstock import Context, Operations, Reject, Retry
-from penstock.chunk import Chunk, Operation
+from penstock.chunk import Chunk, Links, Operation
 from penstock.documents.nesting import MOST_LEVELS
 from penstock.errors import Misconfigured
 from penstock.metrics.meter import UNKNOWN_HANDLER, Meter
@@ -28,7 +28,7 @@ from penstock.record import decode_record, encode_record
 from penstock.running.attempt import SWALLOWED
 from penstock.running.result_memory import ResultMemory
 from penstock.running.runner import Runner
-from penstock.running.source import Source
+from penstock.running.source import Source, Urgency
 from penstock.running.stop import Stop
 from penstock.running.time_slice import KEPT_SECONDS, SLICE_SECONDS
 from penstock.running.verdict import MAX_DETAIL_CHARACTERS, error_id
@@ -1595,3 +1595,38 @@ async def test_handler_that_ends_late_has_no_effect_on_the_next_ones(monkeypatch
     chunk = Chunk("01J", "17", 1, (make_operation("/late"), make_operation("/slow", 1, index=1)))
     verdicts = await Runner(registry, 1).run_chunk(chunk, SOURCE, Stop(), lambda _: None)
     assert [as_outcome(verdicts[index]).status for index in range(2)] == [504, 200]
+
+
+@pytest.mark.parametrize("path", ["/on-the-loop", "/in-a-thread"])
+async def test_what_depends_on_others_starts_with_the_present_priority(path: str) -> None:
+    app = Operations[Any]()
+    urgency, held = Urgency(Priority.LOW), dict[str, list[Priority]]()
+
+    def note(name: str) -> None:
+        lanes = runner._slots._lanes.items()
+        held[name] = [priority for priority, lane in lanes if lane.held]
+
+    @app.post("/first")
+    async def first() -> None:
+        note("first")
+        urgency.change(Priority.HIGH)
+
+    @app.post("/on-the-loop")
+    async def on_the_loop() -> None:
+        note("second")
+
+    @app.post("/in-a-thread")
+    def in_a_thread() -> None:
+        note("second")
+
+    runner = Runner(app, 1)
+    chunk = Chunk(
+        "01J", "0", 1, (Operation(0, "0", "POST", "/first"), Operation(1, "1", "POST", path, links=Links((0,))))
+    )
+    source = replace(SOURCE, priority=Priority.LOW)
+    verdicts = await runner.run_chunk(chunk, source, Stop(), lambda _: None, urgency=urgency)
+    await runner.close()
+    assert {as_outcome(verdict).state for verdict in verdicts.values()} == {OutcomeState.SUCCEEDED}
+    assert held == {"first": [Priority.LOW], "second": [Priority.HIGH]}
+    note("after")
+    assert held["after"] == []
