@@ -30,6 +30,7 @@ class Pacer:
         self._clock = clock
         self._paces: dict[str, Pace] = {}
         self._published: dict[str, float] = {}
+        self._measured: set[str] = set()  # handlers, since everything was last published again
         self._forgotten_at = clock.monotonic() + REFRESH_SECONDS
         self._outage = Outage(Event.PACE_NOT_PUBLISHED)
         self._unmeasured = 0  # operations that have ended since the last measurement
@@ -67,6 +68,7 @@ class Pacer:
         spent = self._runner.take_spent()
         for handler, one in spent.items():
             self._paces.setdefault(handler, Pace()).observe(one.count, one.seconds)
+            self._measured.add(handler)
         if spent:
             together = sum(one.count for one in spent.values()), sum(one.seconds for one in spent.values())
             self.overall.observe(*together)
@@ -75,6 +77,9 @@ class Pacer:
     async def publish(self) -> None:
         now = self._clock.monotonic()
         if now >= self._forgotten_at:
+            # What was not measured since the last time is left out. Another consumer may have published a newer value.
+            self._paces = {handler: pace for handler, pace in self._paces.items() if handler in self._measured}
+            self._measured.clear()
             self._published, self._forgotten_at = {}, now + REFRESH_SECONDS
         paces = {handler: pace.seconds for handler, pace in self._paces.items() if pace.seconds is not None}
         changed = {

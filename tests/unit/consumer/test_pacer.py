@@ -85,6 +85,19 @@ async def test_only_what_has_changed_is_written(monkeypatch: pytest.MonkeyPatch)
     assert writes[2:] == [["POST /quick", "POST /slow"]]  # or the table would forget it
 
 
+async def test_what_was_not_measured_lately_does_not_replace_what_another_consumer_has_measured() -> None:
+    bench = Bench()
+    await bench.run("/quick", "/slow")
+    bench.clock.advance(REFRESH_SECONDS)
+    await bench.run("/quick")
+    await bench.store.write_handler_seconds({"POST /slow": 9.0}, bench.clock.now())
+    bench.clock.advance(REFRESH_SECONDS)
+    await bench.run()
+    assert await bench.published() == {"POST /quick": pytest.approx(0.001, rel=1e-3), "POST /slow": 9.0}
+    await bench.run("/slow")
+    assert (await bench.published())["POST /slow"] == pytest.approx(1.0)
+
+
 async def test_first_measurement_needs_enough_operations_in_any_number_of_chunks() -> None:
     bench = Bench()
     await bench.run_chunk("/quick")
