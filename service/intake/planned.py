@@ -19,7 +19,6 @@ from penstock.errors import (
     AcceptanceUnknown,
     LimitPassed,
     PenstockError,
-    RejectedCall,
     Unavailable,
     UnknownBatch,
 )
@@ -183,15 +182,17 @@ async def _create(request: web.Request, batch: Batch) -> None:
 
     Raises AcceptanceLost if another request has taken over the Idempotency-Key, and has abandoned the batch.
     """
-    store = request.app[BACKEND].store
+    store, may_exist = request.app[BACKEND].store, False
     for repeat in range(ACCEPT_REPEATS):
         try:
             await store.create_batch(batch)
+            may_exist = True
             created = await store.read_batch(batch.id)
             break
-        except (Unavailable, RejectedCall) as error:
-            if not repeat and not isinstance(error, Unavailable):
-                raise  # AWS rejected the only call, so it certainly had no effect
+        except PenstockError as error:
+            may_exist |= isinstance(error, Unavailable)
+            if not may_exist:
+                raise  # AWS rejected the only write, so it certainly had no effect
             if repeat == ACCEPT_REPEATS - 1:
                 raise AcceptanceUnknown(batch.id) from error
         await asyncio.sleep(ACCEPT_REPEAT_SECONDS * 2**repeat)

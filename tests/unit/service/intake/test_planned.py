@@ -9,10 +9,12 @@ import pytest
 from penstock.consumer.consumer import Consumer
 from penstock.consumer.planning.duplicates import Duplicates
 from penstock.context import Context
+from penstock.errors import NoAccess, PenstockError, RejectedCall, Unavailable
 from penstock.open_limit import OpenBatch
 from penstock.operations import Operations
 from penstock.queue import Message
 from penstock.quota import Account
+from penstock.service.intake import planned
 from penstock.testing import FakeClock, MemoryParts
 from penstock.testing.http import Answer
 from tests.support.builders import build_settings
@@ -451,6 +453,51 @@ async def test_the_same_key_gets_the_same_batch_and_another_file_is_another_requ
     assert (again.status, again.body["batchId"]) == (202, first.body["batchId"])
     assert (again.body["status"], again.headers["Idempotent-Replayed"]) == ("validating", "true")
     assert_problem(other, 422)
+
+
+@pytest.mark.parametrize(
+    ("call", "errors"),
+    [
+        ("create_batch", [Unavailable("no answer"), *[NoAccess("new permissions")] * 4]),
+        ("read_batch", [NoAccess("not this one")] * 5),
+        ("read_batch", [RejectedCall("not like this")] * 5),
+    ],
+    ids=["write without an answer", "no permission to read", "read rejected"],
+)
+async def test_the_key_of_a_file_that_may_be_accepted_stays_claimed(
+    plant: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, call: str, errors: list[PenstockError]
+) -> None:
+    monkeypatch.setattr(planned, "ACCEPT_REPEAT_SECONDS", 0)
+    built = await plant()
+    store, headers = built.service.parts.store, {**LINES, "Idempotency-Key": '"k"'}
+    make, failures = getattr(store, call), iter(errors)
+
+    async def take_effect_and_fail(given: Any) -> None:
+        await make(given)
+        raise next(failures)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, call, take_effect_and_fail)
+        assert_problem(await built.submit(numbers([1]), headers=headers), 504)
+
+    assert_problem(await built.submit(numbers([1]), headers=headers), 409)
+    assert len(store._batches) == 1
+
+
+async def test_the_key_of_a_file_that_certainly_is_not_accepted_is_free(
+    plant: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = await plant()
+    store, headers = built.service.parts.store, {**LINES, "Idempotency-Key": '"k"'}
+
+    async def reject(_: Any) -> None:
+        raise NoAccess("not this one")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "create_batch", reject)
+        assert_problem(await built.submit(numbers([1]), headers=headers), 503)
+
+    assert (await built.submit(numbers([1]), headers=headers)).status == 202
 
 
 async def test_small_files_and_checks_are_read_by_the_front_end(plant: Callable[..., Any]) -> None:
