@@ -194,10 +194,8 @@ class LimitGate:
     def give_back(self, line: Line) -> None:
         """Give back a token that no operation has used."""
         line.left += 1
-        if not self._is_free:
-            self._tokens += 1
         self._news.set()
-        self._pass_on()
+        self._return_token()
 
     def take_extra(self, operations: int) -> None:
         """Use further tokens, for a call with several operations. Later calls wait for them."""
@@ -291,6 +289,11 @@ class LimitGate:
         if self._permits is not None:
             self._permits.take()
 
+    def _return_token(self) -> None:
+        if not self._is_free:
+            self._tokens += 1
+        self._pass_on()
+
     @property
     def _has_waiters(self) -> bool:
         return any(lane.waiting for lane in self._lanes.values())
@@ -308,8 +311,7 @@ class LimitGate:
             await waiter
         except asyncio.CancelledError:
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                self._tokens += 1  # it was given just before
-                self._pass_on()
+                self._return_token()  # it was given just before
                 self.end()
             raise
         finally:

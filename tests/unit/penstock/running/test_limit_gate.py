@@ -689,6 +689,22 @@ def test_operation_that_waits_for_a_permit_holds_no_slot() -> None:
     assert LEASE_SECONDS < play(scenario, limit=TOGETHER).starts["/limited"][0] < LEASE_SECONDS + 2
 
 
+def test_operation_that_is_cancelled_when_it_gets_a_permit_leaves_no_token_where_none_is_needed() -> None:
+    async def scenario(rig: Rig) -> None:
+        with rig.gate.line(Turn(Slots(2), Priority.NORMAL, ""), 3) as line:
+            await rig.gate.take(line)
+            waiting = asyncio.create_task(rig.gate.take(line))
+            await asyncio.sleep(1)
+            rig.gate.end()  # its permit goes to the one that waits
+            waiting.cancel()
+            await asyncio.wait([waiting])
+            assert rig.gate._tokens == 0
+            await rig.gate.take(line)  # the permit is free again
+            rig.gate.end()
+
+    play(scenario, limit=Limit(concurrency=1))
+
+
 def test_permits_are_given_up_when_nothing_waits_any_more() -> None:
     async def scenario(rig: Rig) -> None:
         await rig.run_chunk("/limited", 10)
