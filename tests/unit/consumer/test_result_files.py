@@ -1,5 +1,6 @@
 """Large results that cannot be written: others must not wait for them, and their operations fail in the end."""
 
+import math
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -15,24 +16,25 @@ from penstock.outcome import EncodedResult, StoredResult
 from penstock.running.result_memory import MOST_BYTES
 from penstock.testing import MemoryBucket
 from tests.support.builders import BATCH_ID, NOW, build_operations
-from tests.support.rig import Rig
+from tests.support.rig import Rig, take_turn
 
 LARGE = LARGE_BYTES
 HUGE = MOST_BYTES_WITHOUT_BUCKET + 1
 
 
 class BrokenBucket(MemoryBucket):
-    """Rejects all writes, until `works`."""
+    """Rejects all writes, until `works`, or the first `works_after` ones."""
 
     def __init__(self, error: PenstockError) -> None:
         super().__init__()
         self.error = error
         self.works = False
+        self.works_after: float = math.inf  # writes
         self.writes: Counter[str] = Counter()
 
     async def write(self, key: str, content: bytes, content_type: str) -> None:
         self.writes[key] += 1
-        if not self.works:
+        if not self.works and sum(self.writes.values()) <= self.works_after:
             raise self.error
         await super().write(key, content, content_type)
 
@@ -89,6 +91,38 @@ async def test_the_patience_is_that_of_the_process_and_not_of_each_chunk() -> No
     await rig.work_off()
     assert set(rig.statuses().values()) == {503}
     assert rig.clock.monotonic() - began_at < 3 * PATIENCE_SECONDS
+
+
+@pytest.mark.parametrize(("quiet_seconds", "status"), [(PATIENCE_SECONDS - 1, 503), (PATIENCE_SECONDS + 1, 200)])
+async def test_the_patience_begins_again_when_nothing_has_failed_for_some_time(
+    quiet_seconds: float, status: int
+) -> None:
+    bucket = BrokenBucket(Unavailable("down"))
+    rig = build_rig(bucket)
+    await rig.submit(build_operations(f"/text/{HUGE}", f"/text/{HUGE}"), chunk_operations=1)
+    consumer = rig.consumer()
+    await take_turn(consumer)
+    assert rig.statuses() == {"id-0": 503}
+    rig.clock.advance(quiet_seconds)
+    bucket.works_after = sum(bucket.writes.values()) + 1
+
+    await take_turn(consumer)
+
+    assert rig.statuses() == {"id-0": 503, "id-1": status}
+
+
+async def test_the_patience_ends_although_each_write_takes_longer_than_it() -> None:
+    class Slow(BrokenBucket):
+        async def write(self, key: str, content: bytes, content_type: str) -> None:
+            await rig.clock.sleep(PATIENCE_SECONDS + 10)
+            await super().write(key, content, content_type)
+
+    bucket = Slow(Unavailable("down"))
+    rig = build_rig(bucket)
+    await rig.submit(build_operations(f"/text/{HUGE}"))
+    await rig.work_off()
+    assert rig.statuses() == {"id-0": 503}
+    assert sum(bucket.writes.values()) == 2
 
 
 async def test_nobody_waits_for_the_results_of_a_batch_that_is_over() -> None:
