@@ -66,8 +66,8 @@ from penstock.tracing.hooks import processing
 from penstock.waiting import wait_for_all
 
 NO_TRACES = Traces(None, frozenset())
-VALIDATING_RELEASE_SECONDS = 10  # the same, while a consumer sends the chunks of the batch
 ACCEPTING_RELEASE_SECONDS = 5  # until a chunk is received again if its batch is not accepted yet
+VALIDATING_RELEASE_SECONDS = 10  # the same, while a consumer sends the chunks of the batch
 WORTH_DROPPING_BYTES = 65_536  # held by the results of a record. Dropping less would take longer than it is worth
 
 

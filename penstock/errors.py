@@ -32,6 +32,7 @@ PenstockError
 │   ├── QuotaExceeded
 │   ├── Overloaded
 │   ├── KeyInUse
+│   ├── RunsNoMore
 │   └── KeyReused
 ├── UnreadableMessage             a message is not a chunk that this program can read
 ├── NewerVersion                  the table has a value that only a newer version of Penstock knows
