@@ -74,6 +74,14 @@ class GateRules:
         return cls(held_seconds=seconds, away_seconds=seconds, most_held=sys.maxsize, kept_chunks=0, is_prompt=True)
 
 
+@dataclass(frozen=True, slots=True)
+class Start:
+    """When operations started: in the time of the fleet, and by the monotonic clock, which never jumps."""
+
+    at: float
+    monotonic: float
+
+
 class LimitGate:
     """The gate of one limit."""
 
@@ -223,10 +231,15 @@ class LimitGate:
     def now(self) -> float:
         return self._time.at(self._clock.monotonic())
 
-    def note(self, verdicts: Verdicts, started_at: float) -> None:
-        """Note what became of operations that started at this time of the fleet."""
+    def start(self) -> Start:
+        """Return the time of operations that start now."""
+        monotonic = self._clock.monotonic()
+        return Start(self._time.at(monotonic), monotonic)
+
+    def note(self, verdicts: Verdicts, start: Start) -> None:
+        """Note what became of operations that have just ended."""
         if self.is_of_batch:
-            self._learn_seconds(self.now() - started_at)
+            self._learn_seconds(start)
             return
         passed = throttled = 0
         asked = 0.0
@@ -239,14 +252,14 @@ class LimitGate:
                 passed += 1
         if passed:
             self._count_passed(passed)
-            self._report += Report(passed_from=started_at)
-            self._learn_seconds(self.now() - started_at)
+            self._report += Report(passed_from=start.at)
+            self._learn_seconds(start)
         not_before = self.now() + asked if asked else 0.0
         if (pause := self._pauses.pop(self._name, None)) is not None:
             not_before = max(not_before, self.now() + pause - self._clock.now())
         if throttled or not_before:
             self._report += Report(
-                throttled=throttled, throttled_from=started_at if throttled else 0.0, not_before=not_before
+                throttled=throttled, throttled_from=start.at if throttled else 0.0, not_before=not_before
             )
             self._block()
         elif self._is_upstream_back:
@@ -520,7 +533,8 @@ class LimitGate:
         is_recent = int(self._clock.monotonic()) - self._passed_second <= 1
         return max(self._passed) if is_recent else 0
 
-    def _learn_seconds(self, seconds: float) -> None:
+    def _learn_seconds(self, start: Start) -> None:
+        seconds = self._clock.monotonic() - start.monotonic
         before = seconds if self._seconds_each is None else self._seconds_each
         self._seconds_each = before + NEWEST_SHARE * (max(seconds, TICK_SECONDS) - before)
 

@@ -8,7 +8,7 @@ from functools import partial
 from penstock.limit import Limit
 from penstock.outcome import Verdicts
 from penstock.priority import Priority
-from penstock.running.limit_gate import LimitGate
+from penstock.running.limit_gate import LimitGate, Start
 from penstock.running.time_slice import Performing
 
 
@@ -88,8 +88,8 @@ class LimitGates:
         await asyncio.gather(*(gate.close() for gate in self._all))
 
 
-async def noting(gate: LimitGate, performing: Performing, started_at: float) -> Verdicts:
+async def noting(gate: LimitGate, performing: Performing, start: Start) -> Verdicts:
     """Note at the gate what a call returns, and return the same."""
     verdicts = await performing
-    gate.note(verdicts, started_at)
+    gate.note(verdicts, start)
     return verdicts

@@ -851,13 +851,13 @@ def _noting_at(
 
     def perform_and_note(slice_: Slice) -> Performing | None:
         [lot] = slice_.pending
-        starts = [(gate, gate.now()) for gate in gates]
+        starts = [(gate, gate.start()) for gate in gates]
         performing = perform(slice_)
-        for gate, started_at in starts:
+        for gate, start in starts:
             if performing is None:
-                gate.note({one.index: slice_.verdicts[one.index] for one in lot}, started_at)
+                gate.note({one.index: slice_.verdicts[one.index] for one in lot}, start)
             else:
-                performing = noting(gate, performing, started_at)
+                performing = noting(gate, performing, start)
         return performing
 
     return perform_and_note

@@ -162,9 +162,9 @@ class Attempts:
         if not isinstance(turn, Line):
             return await self._perform(lot, attempt, savepoint)
         turn.start(len(lot))
-        started_at = turn.gate.now()
+        start = turn.gate.start()
         verdicts = await self._perform(lot, attempt, savepoint)
-        turn.gate.note(verdicts, started_at)
+        turn.gate.note(verdicts, start)
         return verdicts
 
     async def _perform(self, lot: Lot, attempt: int, savepoint: Savepoint | None) -> dict[int, Verdict]:

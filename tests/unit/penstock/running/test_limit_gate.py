@@ -802,6 +802,20 @@ def test_chunks_that_would_wait_long_for_permits_are_postponed() -> None:
     play(scenario, limit=TOGETHER)
 
 
+def test_clock_of_another_consumer_that_is_far_ahead_does_not_make_calls_longer() -> None:
+    async def scenario(rig: Rig) -> None:
+        running = asyncio.create_task(rig.run_chunk("/limited", 40))
+        await asyncio.sleep(0.7)
+        seen = await rig.store.read_limit("upstream")
+        assert await rig.store.lease_limit("upstream", seen, replace(seen, at=seen.at + 300, lease="fast"))
+        await running
+        assert rig.gate.now() > EPOCH + 300  # it has noticed
+        verdicts = await asyncio.gather(*(rig.run_chunk("/limited", 30) for _ in range(2)))
+        assert list(map(succeeded, verdicts)) == [30, 30]  # none is postponed, as if calls took seconds
+
+    play(scenario, limit=Limit(concurrency=1))
+
+
 def test_permits_that_others_want_are_given_up_as_soon_as_nothing_waits() -> None:
     async def scenario(rig: Rig) -> None:
         running = asyncio.create_task(rig.run_chunk("/limited", 140))
