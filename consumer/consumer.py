@@ -29,7 +29,7 @@ from penstock.consumer.sweeper import Sweeper
 from penstock.consumer.webhooks.courier import Courier
 from penstock.consumer.webhooks.post import Post
 from penstock.dependencies import to_run
-from penstock.errors import NewerVersion, PenstockError, UnreadableMessage
+from penstock.errors import Misconfigured, NewerVersion, PenstockError, Unavailable, UnreadableMessage
 from penstock.limit import Limit
 from penstock.message import decode_chunk, decode_plan_request
 from penstock.metrics.meter import Meter
@@ -386,7 +386,8 @@ class Consumer:
     async def _process_chunk(self, held: Held, chunk: Chunk) -> None:
         self._journal.receive(held.delivery, chunk)
         if self._stop.begun.is_set():
-            await self._processor.release(held.delivery, chunk)
+            with contextlib.suppress(Unavailable, Misconfigured):  # then the lease ends by itself
+                await self._processor.release(held.delivery, chunk)
             return
         self._progress.report(WORKED)
         held.start(len(to_run(chunk)))

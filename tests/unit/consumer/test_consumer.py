@@ -461,6 +461,27 @@ async def test_fault_of_ours_leaves_the_chunk_to_its_lease_and_the_others_go_on(
     logs.clear()
 
 
+@pytest.mark.parametrize("error", [Unavailable("no answer"), NoAccess("denied")])
+@pytest.mark.parametrize("call", ["store.read_batch", "store.note_release", "chunks.extend"])
+async def test_chunk_that_cannot_be_released_at_the_end_is_left_to_its_lease_and_no_fault(
+    call: str, error: PenstockError, logs: list[MutableMapping[str, Any]]
+) -> None:
+    def fail(made: str, moment: Moment) -> None:
+        if made == call:
+            raise error
+
+    rig = Rig(Toys().operations)
+    await rig.submit(build_operations("/succeed"))
+    consumer = rig.consumer(fail)
+    consumer.stop()
+    await take_turn(consumer)
+    assert [line["event"] for line in logs] == []
+    assert await rig.parts.chunks.depth() == 0
+    rig.clock.advance(rig.settings.visibility_seconds + 1)
+    await rig.work_off()
+    assert await rig.counts() == Counts(succeeded=1)
+
+
 async def test_unforeseen_fault_of_receiving_ends_the_program_loudly() -> None:
     def break_(call: str, moment: Moment) -> None:
         raise RuntimeError("a fault of ours")
