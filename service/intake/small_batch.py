@@ -322,6 +322,8 @@ class SmallBatchRun:
                 async with asyncio.timeout_at(self._deadline):
                     transaction = await stack.enter_async_context(self._transaction())
             except TimeoutError as error:
+                if self._batch.atomic and not self._is_time_over():
+                    raise  # the application's own error, such as that of a pool. It is why the batch fails
                 raise _NotOpened from error
             yield transaction
 

@@ -846,6 +846,21 @@ async def test_when_the_transaction_cannot_be_opened_all_are_told(serve: Serve, 
     assert "ConnectionRefusedError" in answer.body["results"][0]["error"]["detail"]
 
 
+async def test_when_the_pool_of_the_application_has_no_connection_in_time_an_atomic_batch_says_so(serve: Serve) -> None:
+    @asynccontextmanager
+    async def time_out() -> AsyncIterator[None]:
+        async with asyncio.timeout(0):
+            await asyncio.Event().wait()
+        yield
+
+    service = await serve(operations_with(time_out))
+    answer = await service.post(ask_for("/succeed", "/succeed"), atomic=True)
+    assert statuses(answer) == [503, 503]
+    assert "TimeoutError" in answer.body["results"][0]["error"]["detail"]
+    answer = await service.post(ask_for("/succeed", "/succeed"))
+    assert (answer.status, handed_over(service)) == (202, [0, 1])  # consumers may have a connection
+
+
 async def test_a_transaction_that_does_not_open_takes_no_longer_than_the_time(serve: Serve) -> None:
     @asynccontextmanager
     async def hang() -> AsyncIterator[None]:
