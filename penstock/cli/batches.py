@@ -6,6 +6,7 @@ ask for.
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -41,7 +42,7 @@ from penstock.priority import Priority
 from penstock.process import command_line
 
 _SHOWN_RESULTS = 20
-_LONGEST_CELL = 60
+_MOST_LETTERS = 100
 _IF_UNKNOWN = "It is not known how many chunks moved back to the queue. Run the command again for those that are left."
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
@@ -453,7 +454,7 @@ def retry(  # noqa: PLR0917 - the command line names them
 
 @app.command("dead-letters")
 def dead_letters(
-    limit: Annotated[int, typer.Option(min=1, max=100, help="The most dead letters to show.")] = 10,
+    limit: Annotated[int, typer.Option(min=1, max=_MOST_LETTERS, help="The most dead letters to look into.")] = 10,
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
 ) -> None:
@@ -467,18 +468,21 @@ def dead_letters(
     if not letters:
         print_error("There are no dead letters.")
         return
-    print_table(["batch", "operations", "status", "title"], [_letter(one) for one in letters], right=(1,))
+    print_table(["batch", "operations", "status", "title"], _by_batch_and_cause(letters), right=(1,))
     if count > len(letters):
-        print_error(f"There are about {count:,}.")
+        more = "" if limit == _MOST_LETTERS else f" Use --limit {_MOST_LETTERS}."
+        print_error(f"This is in {len(letters)} of about {counted(count, 'dead letter')}.{more}")
 
 
-def _letter(letter: Any) -> list[str]:
-    if "unreadable" in letter:
-        return ["-", "-", "-", one_line(letter["unreadable"])]
-    operations = letter["operations"]
-    first = operations[0] if operations else {}
-    title = (first.get("error") or {}).get("title") or ""
-    return [letter["batchId"], str(len(operations)), str(first.get("status", "-")), one_line(title)]
+def _by_batch_and_cause(letters: Sequence[Any]) -> list[list[str]]:
+    """Return a row for each cause in each batch. A letter has all failures of a chunk, whatever their causes are."""
+    causes: Counter[tuple[str, str, str]] = Counter()
+    for letter in letters:
+        for operation in letter.get("operations", ()):
+            title = (operation.get("error") or {}).get("title") or ""
+            causes[letter["batchId"], str(operation.get("status", "-")), one_line(title)] += 1
+    unreadable = [["-", "-", "-", one_line(letter["unreadable"])] for letter in letters if "unreadable" in letter]
+    return [[batch, f"{count:,}", status, title] for (batch, status, title), count in causes.items()] + unreadable
 
 
 @app.command()

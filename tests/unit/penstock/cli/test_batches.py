@@ -9,14 +9,16 @@ from asyncio.subprocess import PIPE
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+from aiohttp import web
 from structlog.testing import capture_logs
 from typer.testing import CliRunner, Result
 
 from penstock.cli import batches
 from tests.support.programs import free_port
-from tests.unit.penstock.client.conftest import Site, lose_answer, site, users, with_downloads
+from tests.unit.penstock.client.conftest import Endpoint, Site, lose_answer, site, users, with_downloads
 
 __all__ = ["site"]  # the fixture
 
@@ -138,6 +140,32 @@ async def test_batch_is_paused_resumed_cancelled_and_retried(run: Run, site: Sit
     failed = await finished(site, "Bad Bo")
     assert (await run("retry", failed)).stdout.startswith("1 operation runs again.")
     assert "already failed" in str((await run("cancel", failed)).exception)
+
+
+async def test_dead_letters_are_counted_by_batch_and_cause(run: Run, site: Site) -> None:
+    def failed(status: int, title: str) -> dict[str, Any]:
+        return {"id": "0", "status": status, "error": {"title": title}}
+
+    letters = [
+        {"batchId": "one", "operations": [failed(409, "Rejected"), failed(410, "Rejected")]},
+        {"batchId": "one", "operations": [failed(410, "Rejected"), failed(410, "Rejected")]},
+        {"batchId": "two", "operations": [failed(500, "Broke")]},
+        {"unreadable": "The message is no chunk."},
+    ]
+
+    async def answer(request: web.Request, _: Endpoint) -> web.StreamResponse:
+        return web.json_response({"approximateCount": 2_000, "deadLetters": letters})
+
+    site.fault = answer
+    shown = await run("dead-letters", "--limit", "4")
+    assert [line.split(maxsplit=3) for line in shown.stdout.splitlines()] == [
+        ["batch", "operations", "status", "title"],
+        ["one", "1", "409", "Rejected"],
+        ["one", "3", "410", "Rejected"],
+        ["two", "1", "500", "Broke"],
+        ["-", "-", "-", "The message is no chunk."],
+    ]
+    assert shown.stderr == "This is in 4 of about 2,000 dead letters. Use --limit 100.\n"
 
 
 async def test_redrive_whose_answer_is_lost_is_not_repeated(run: Run, site: Site) -> None:
