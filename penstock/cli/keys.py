@@ -8,10 +8,11 @@ import typer
 from penstock.api_key import Scope, is_key_id
 from penstock.cli.exit_codes import NOT_DONE
 from penstock.cli.server import DEFAULT_URL, AsJson, Url, call
-from penstock.cli.terminal import print_json, print_table
+from penstock.cli.terminal import local_time_of, print_json, print_table
 from penstock.process import command_line
 
 _REVOKED_SECONDS = 60
+_DAY = "%Y-%m-%d"
 _IF_UNKNOWN = (
     "It is not known whether there is a new key. `penstock keys list` shows it: revoke it, because its text is lost."
 )
@@ -129,18 +130,18 @@ def _cells(key: Any, now: datetime) -> list[str]:
         key["tenant"],
         ",".join(key["scopes"]),
         *(str(key[name] or "-") for name in ("name", "limit", "maxOpen")),
-        (key["lastUsedAt"] or "-")[:16],
+        local_time_of(key["lastUsedAt"], "%Y-%m-%d %H:%M"),
         _state(key, now),
     ]
 
 
 def _state(key: Any, now: datetime) -> str:
     if key["revokedAt"] is not None:
-        return f"revoked {key['revokedAt'][:10]}"
+        return f"revoked {local_time_of(key['revokedAt'], _DAY)}"
     if key["expiresAt"] is None:
         return "valid"
     verb = "expired" if datetime.fromisoformat(key["expiresAt"]) <= now else "expires"
-    return f"{verb} {key['expiresAt'][:10]}"
+    return f"{verb} {local_time_of(key['expiresAt'], _DAY)}"
 
 
 if __name__ == "__main__":

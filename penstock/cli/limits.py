@@ -4,7 +4,7 @@ from typing import Any
 
 from penstock.cli.exit_codes import NOT_DONE
 from penstock.cli.server import DEFAULT_URL, AsJson, Url, call
-from penstock.cli.terminal import print_json, print_table
+from penstock.cli.terminal import local_time_of, print_json, print_table
 from penstock.process import command_line
 
 _HEADINGS = ["name", "rate", "declared", "running", "not before", "last cut", "consumers", "as of", "state"]
@@ -29,9 +29,9 @@ def _cells(limit: Any) -> list[str]:
         _per_second(limit["rate"]),
         _per_second(limit["declaredRate"]),
         _running(limit),
-        *((limit[name] or "-")[:19] for name in ("notBefore", "cutAt")),
+        *(local_time_of(limit[name]) for name in ("notBefore", "cutAt")),
         str(limit["consumers"]),
-        (limit["asOf"] or "-")[:19],
+        local_time_of(limit["asOf"]),
         _state(limit),
     ]
 
@@ -50,7 +50,7 @@ def _running(limit: Any) -> str:
 
 def _state(limit: Any) -> str:
     if limit["awaySince"] is not None:
-        return f"away since {limit['awaySince'][:19]}"
+        return f"away since {local_time_of(limit['awaySince'])}"
     if limit["notBefore"] is not None:
         return "paused"
     return "unlimited" if limit["rate"] is None and limit.get("permits") is None else "limited"

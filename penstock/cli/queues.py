@@ -7,7 +7,7 @@ import typer
 
 from penstock.cli.exit_codes import NOT_DONE
 from penstock.cli.server import DEFAULT_URL, AsJson, Url, call
-from penstock.cli.terminal import print_json, print_table
+from penstock.cli.terminal import local_time_of, print_json, print_table
 from penstock.priority import Priority
 from penstock.process import command_line
 
@@ -44,7 +44,7 @@ def queues(
 
 
 def _cells(queue: Any) -> list[str]:
-    return [queue["priority"], f"{queue['waiting']:,}", (queue["pausedAt"] or "-")[:19]]
+    return [queue["priority"], f"{queue['waiting']:,}", local_time_of(queue["pausedAt"])]
 
 
 if __name__ == "__main__":

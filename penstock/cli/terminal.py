@@ -121,6 +121,11 @@ def local_time(time: datetime | None, form: str = "%Y-%m-%d %H:%M:%S") -> str:
     return "" if time is None else time.astimezone().strftime(form)
 
 
+def local_time_of(text: str | None, form: str = "%Y-%m-%d %H:%M:%S") -> str:
+    """Return a time of an answer in the time zone of this machine, or "-" for None."""
+    return "-" if text is None else local_time(datetime.fromisoformat(text), form)
+
+
 def counted(count: int, noun: str) -> str:
     """Return a number with its noun, such as "1 operation" or "2,000 operations"."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -68,7 +68,7 @@ async def test_key_is_printed_alone_and_listed_until_it_is_revoked(run: Run, ser
     listed = await run(server, "list")
     heading, row = listed.stdout.splitlines()
     assert heading.split() == ["id", "tenant", "scopes", "name", "limit", "max", "open", "last", "used", "state"]
-    expires = (datetime.now(UTC) + timedelta(days=7)).date().isoformat()
+    expires = (datetime.now(UTC) + timedelta(days=7)).astimezone().date().isoformat()
     assert row.split()[1:] == ["acme", "write,read", "import", "100/60", "5", "-", "expires", expires]
     key_id = row.split()[0]
 

@@ -29,6 +29,7 @@ def logs() -> Iterator[None]:
         yield
 
 
+@pytest.mark.usefixtures("tokyo")
 async def test_limits_are_listed_with_their_state(
     aiohttp_server: AiohttpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -53,10 +54,10 @@ async def test_limits_are_listed_with_their_state(
 
     assert [" ".join(line.split()) for line in shown.stdout.splitlines()] == [
         "name rate declared running not before last cut consumers as of state",
-        "calm 72.5/s 100/s - - 2023-11-14T22:13:11 3 2023-11-14T22:13:20 limited",
-        "down 72.5/s - - - 2023-11-14T22:13:11 3 2023-11-14T22:13:20 away since 2023-11-14T22:12:20",
+        "calm 72.5/s 100/s - - 2023-11-15 07:13:11 3 2023-11-15 07:13:20 limited",
+        "down 72.5/s - - - 2023-11-15 07:13:11 3 2023-11-15 07:13:20 away since 2023-11-15 07:12:20",
         "new - - 0 of 10, 0 wanted - - 0 - limited",
-        "paused 72.5/s - - 2023-11-14T22:14:20 2023-11-14T22:13:11 3 2023-11-14T22:13:20 paused",
+        "paused 72.5/s - - 2023-11-15 07:14:20 2023-11-15 07:13:11 3 2023-11-15 07:13:20 paused",
     ]
     assert [limit["name"] for limit in json.loads(listed.stdout)["limits"]] == list(names)
     assert isinstance(rejected.exception, CallFailed)

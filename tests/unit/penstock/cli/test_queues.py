@@ -28,6 +28,7 @@ def logs() -> Iterator[None]:
         yield
 
 
+@pytest.mark.usefixtures("tokyo")
 async def test_queues_are_shown_paused_and_resumed(
     aiohttp_server: AiohttpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -45,7 +46,7 @@ async def test_queues_are_shown_paused_and_resumed(
         result = await asyncio.to_thread(CliRunner().invoke, app, list(arguments))
         return [" ".join(line.split()) for line in result.output.splitlines()]
 
-    assert await run("pause", "low") == ["priority waiting paused since", "low 1 2023-11-14T22:13:20"]
-    assert await run() == ["priority waiting paused since", "high 0 -", "normal 0 -", "low 1 2023-11-14T22:13:20"]
+    assert await run("pause", "low") == ["priority waiting paused since", "low 1 2023-11-15 07:13:20"]
+    assert await run() == ["priority waiting paused since", "high 0 -", "normal 0 -", "low 1 2023-11-15 07:13:20"]
     assert json.loads("".join(await run("resume", "low", "--json")))["paused"] is False
     assert "Name the queue" in " ".join(await run("pause"))
