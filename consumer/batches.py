@@ -116,7 +116,8 @@ class Batches:
             return entry.batch
 
     def _can_start(self, batch: Batch) -> bool:
-        return batch.state is BatchState.QUEUED and not batch.is_paused(self._clock.now())
+        is_queue_paused = self._switches is not None and self._switches.is_paused(batch.priority)
+        return batch.state is BatchState.QUEUED and not is_queue_paused and not batch.is_paused(self._clock.now())
 
     async def refresh(self, attempt: ChunkAttempt) -> ChunkAttempt:
         """Return the attempt with its batch as it was at most a second ago. Keep the batch if it can no longer be read.

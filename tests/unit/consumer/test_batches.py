@@ -10,7 +10,10 @@ import pytest
 from penstock.batch import FINAL_STATES, OPEN_STATES, Batch, BatchState
 from penstock.clock import SKEW_SECONDS
 from penstock.consumer.batches import ACCEPT_WAIT_SECONDS, FRESH_SECONDS, KEPT, Batches, NotAdmitted
+from penstock.consumer.queue_switches import FRESH_SECONDS as SWITCHES_FRESH_SECONDS
+from penstock.consumer.queue_switches import QueueSwitches
 from penstock.errors import AcceptanceLost, Unavailable
+from penstock.priority import Priority
 from penstock.queue import SentAhead
 from penstock.testing import FakeClock, MemoryParts, memory_parts
 from tests.support.builders import BATCH_ID, NOW, build_batch
@@ -91,6 +94,22 @@ async def test_batch_before_its_time_is_admitted_but_not_started(parts: MemoryPa
     await admit(build_batches(parts, clock, calls))
     await asyncio.sleep(0)
     assert calls == {"read_batch": 1}
+
+
+async def test_batch_of_a_paused_queue_is_started_once_the_queue_is_resumed(
+    parts: MemoryParts, clock: FakeClock
+) -> None:
+    put(parts, chunk_count=2)
+    batches = Batches(parts.store, clock, switches=QueueSwitches(parts.store, clock))
+    await parts.store.pause_queue(Priority.NORMAL, NOW)
+    await admit(batches)
+    await asyncio.gather(*batches._starts)
+    assert parts.store._batches[BATCH_ID].state is BatchState.QUEUED
+    await parts.store.resume_queue(Priority.NORMAL)
+    clock.advance(SWITCHES_FRESH_SECONDS)
+    await admit(batches)
+    await asyncio.gather(*batches._starts)
+    assert parts.store._batches[BATCH_ID].started_at == clock.now()
 
 
 async def test_batch_that_ends_while_a_death_is_denied_is_read_again(parts: MemoryParts, clock: FakeClock) -> None:
