@@ -43,7 +43,7 @@ async def begin_export(request: web.Request, wish: ExportWish) -> Export:
     progress = await find_progress(request)
     if not progress.batch.is_final:
         raise NotPossibleNow(
-            f"The batch is {progress.batch.state}, and only a final batch can be exported. Ask again when it is final. "
+            "The batch is not final yet, and only a final batch can be exported. Ask again when it is final. "
             "GET /batch/{id}/results has what exists so far."
         )
     with auditing(request, Action.EXPORT, batch_id=progress.batch.id):

@@ -79,7 +79,7 @@ async def retry_failures(request: web.Request, choice: RetryChoice) -> int:
 async def _find_final_batch(request: web.Request) -> Batch:
     batch = await find_finished(request)
     if not batch.is_final:
-        raise NotPossibleNow(f"The batch is {batch.state}. Retry its failures once it is final.")
+        raise NotPossibleNow("The batch is not final yet. Retry its failures once it is.")
     if batch.was_never_accepted:
         raise NotPossibleNow("The file of this batch was never accepted, so nothing has run. Correct it and submit it.")
     return batch

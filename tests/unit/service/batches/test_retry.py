@@ -137,6 +137,10 @@ async def test_failures_of_a_cancelled_batch_run_again_and_what_was_cancelled_do
 async def test_batch_that_runs_cannot_be_retried(plant: Plant) -> None:
     batch_id = await plant.submit("/break/a")
     assert_problem(await retry(plant, batch_id), 409)
+    await plant.ask("PATCH", f"/batch/{batch_id}", json={"paused": True})
+    refused = await retry(plant, batch_id)
+    assert_problem(refused, 409)
+    assert refused.body["detail"] == "The batch is not final yet. Retry its failures once it is."
     await plant.ask("POST", f"/batch/{batch_id}/cancel")
     assert_problem(await retry(plant, batch_id), 409)
 
