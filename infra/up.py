@@ -271,7 +271,8 @@ Penstock is up.
                 bucket {bucket}
 
 To look inside with any AWS client:
-  export AWS_ENDPOINT_URL={endpoint} AWS_REGION={REGION} AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local
+  export AWS_ENDPOINT_URL={endpoint} AWS_REGION={REGION} AWS_DEFAULT_REGION={REGION}
+  export AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local
 
 Everything is in memory and is lost when this stops. Press Ctrl-C to stop."""
 

@@ -48,7 +48,7 @@ class Machine:
 
     def exports(self) -> dict[str, str]:
         """Return the variables that it tells people to set for other AWS clients."""
-        [exports] = re.findall(r"^ *export (.*)$", self.program.output(), re.MULTILINE)
+        exports = " ".join(re.findall(r"^ *export (AWS_.*)$", self.program.output(), re.MULTILINE))
         return dict(export.split("=", 1) for export in exports.split())
 
 
@@ -107,7 +107,7 @@ def items_in_table(environment: dict[str, str]) -> list[object]:
     dynamodb = boto3.client(
         "dynamodb",
         endpoint_url=environment["AWS_ENDPOINT_URL"],
-        region_name=environment["AWS_REGION"],
+        region_name=environment["AWS_DEFAULT_REGION"],  # boto3 reads no other one
         aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
         aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
     )
