@@ -371,7 +371,7 @@ def failures(batch_id: BatchId, as_json: AsJson = False, url: Url = DEFAULT_URL)
     with connected(url) as client:
         found = client.batch(batch_id).failures()
     if as_json:
-        print_json(found.to_json())
+        print_json({"batchId": batch_id, **found.to_json()})
         return
     if not found.failed:
         print_error("Nothing has failed.")

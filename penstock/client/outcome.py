@@ -42,7 +42,7 @@ class Sample(msgspec.Struct, frozen=True):
 
 
 class Failure(msgspec.Struct, frozen=True, rename="camel"):
-    """All operations that failed with the same status and title."""
+    """All operations that failed with the same status and title. `retryable` counts those that can run again."""
 
     status: int
     title: str
@@ -50,6 +50,7 @@ class Failure(msgspec.Struct, frozen=True, rename="camel"):
     first_at: datetime | None = None
     last_at: datetime | None = None
     samples: list[Sample] = []
+    retryable: int = 0
 
 
 class Failures(msgspec.Struct, frozen=True, rename="camel"):
@@ -64,6 +65,8 @@ class Failures(msgspec.Struct, frozen=True, rename="camel"):
     def to_json(self) -> dict[str, Any]:
         """Return the failures with the names and the values that they have in the API."""
         document: dict[str, Any] = msgspec.to_builtins(self)
+        for group, shown in zip(self.groups, document["groups"], strict=True):
+            shown.update(firstAt=_time_text(group.first_at), lastAt=_time_text(group.last_at))
         return document
 
     def __add__(self, later: "Failures") -> "Failures":
@@ -74,6 +77,10 @@ class Failures(msgspec.Struct, frozen=True, rename="camel"):
             by_cause[cause] = _joined(by_cause[cause], group) if cause in by_cause else group
         groups = sorted(by_cause.values(), key=lambda group: -group.count)
         return Failures(later.failed, self.counted + later.counted, groups, self.other + later.other, later.next_cursor)
+
+
+def _time_text(time: datetime | None) -> str | None:
+    return None if time is None else time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 _MOST_SAMPLES = 3
@@ -89,4 +96,5 @@ def _joined(one: Failure, other: Failure) -> Failure:
         min(times, default=None),
         max(last, default=None),
         [*one.samples, *other.samples][:_MOST_SAMPLES],
+        one.retryable + other.retryable,
     )
