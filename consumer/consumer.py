@@ -234,7 +234,7 @@ class Consumer:
 
     async def run(self) -> None:
         chores = [
-            asyncio.create_task(self._leases.keep(), name="leases"),
+            *(asyncio.create_task(self._leases.keep(one), name=f"leases of {one} priority") for one in Priority),
             asyncio.create_task(self._sweeper.keep(), name="sweeper"),
             asyncio.create_task(self._pacer.keep(), name="pacer"),
             asyncio.create_task(self._switches.keep(), name="queue switches"),

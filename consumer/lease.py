@@ -16,7 +16,7 @@ BEATS_IN_LEASE = 4  # two heartbeats in a row may fail, and the next one still c
 class Leases:
     """Holds the lease of each delivery from `hold` to `let_go`.
 
-    `keep` extends all leases, four times in each visibility timeout.
+    `keep` extends the leases of a queue, four times in each visibility timeout.
     """
 
     def __init__(self, queues: Mapping[Priority, Queue], visibility_seconds: int, clock: Clock) -> None:
@@ -53,17 +53,17 @@ class Leases:
         """
         return self._clock.monotonic() < self._until.get(delivery.receipt, float("-inf"))
 
-    async def keep(self) -> None:
-        """Send heartbeats until cancelled. Without them, a chunk that takes longer than its lease would run twice."""
+    async def keep(self, priority: Priority) -> None:
+        """Send heartbeats for one queue until cancelled. The other queues have theirs, since one may not answer.
+
+        Without them, a chunk that takes longer than its lease would run twice.
+        """
         while True:
             await self._clock.sleep(self._visibility_seconds / BEATS_IN_LEASE)
-            await self.beat()
+            await self.beat(priority)
 
-    async def beat(self) -> None:
-        """Extend all leases, for each queue by itself, since one queue may not answer."""
-        await asyncio.gather(*map(self._extend, Priority))
-
-    async def _extend(self, priority: Priority) -> None:
+    async def beat(self, priority: Priority) -> None:
+        """Extend all leases of one queue."""
         held = [delivery for delivery in self._held.values() if delivery.priority is priority]
         if not held:
             return

@@ -262,7 +262,7 @@ def abandon_by_the_clock_alone(patching: Patching) -> None:
 
 
 def forget_the_heartbeats(patching: Patching) -> None:
-    async def mutant(self: Leases) -> None: ...
+    async def mutant(_self: Leases, _priority: Any) -> None: ...
 
     patching.setattr(Leases, "beat", mutant)
 

@@ -453,7 +453,7 @@ async def test_fault_of_ours_leaves_the_chunk_to_its_lease_and_the_others_go_on(
     assert [line["event"] for line in logs].count(Event.CHUNK_BROKE) == 1
     assert (await rig.counts(), len(rig.chunks)) == (Counts(succeeded=4), 1)
     rig.clock.advance(0.9 * rig.settings.visibility_seconds)
-    await consumer._leases.beat()
+    await consumer._leases.beat(Priority.NORMAL)
     rig.clock.advance(0.2 * rig.settings.visibility_seconds)
     assert await rig.parts.chunks.depth() == 1
     await rig.work_off(consumer)

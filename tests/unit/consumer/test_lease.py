@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import MutableMapping
 from dataclasses import replace
 from typing import Any
@@ -41,7 +42,7 @@ class Held:
         for _ in range(int(leases * BEATS_IN_LEASE)):
             self.clock.advance(LEASE / BEATS_IN_LEASE)
             if beats:
-                await self.leases.beat()
+                await self.leases.beat(Priority.NORMAL)
 
 
 async def test_all_that_is_held_stays_ours() -> None:
@@ -59,7 +60,7 @@ async def test_lease_is_reckoned_from_the_request() -> None:
     assert held.leases.is_kept(delivery)
     held.clock.advance(1)
     assert not held.leases.is_kept(delivery)
-    await held.leases.beat()
+    await held.leases.beat(Priority.NORMAL)
     assert held.leases.is_kept(delivery)
 
 
@@ -75,10 +76,38 @@ async def test_queue_that_does_not_answer_costs_only_its_own_leases(away: Priori
         leases.hold(replace(delivery, priority=priority))
     for _ in range(2 * BEATS_IN_LEASE):
         clock.advance(LEASE / BEATS_IN_LEASE)
-        await leases.beat()
+        await asyncio.gather(*map(leases.beat, Priority))
     assert {priority: await queue.depth() for priority, queue in parts.queues.items()} == {
         priority: int(priority is away) for priority in Priority
     }
+
+
+@pytest.mark.parametrize("hangs", Priority)
+async def test_queue_that_hangs_does_not_delay_the_heartbeats_of_the_others(hangs: Priority) -> None:
+    parts = memory_parts(FakeClock(NOW), LEASE)
+    beats = Counter[str]()
+    names = {priority: f"chunks-{priority}.extend" for priority in Priority} | {Priority.NORMAL: "chunks.extend"}
+
+    async def hang_or_count(call: str, moment: Moment) -> None:
+        beats[call] += 1
+        if call == names[hangs]:
+            await asyncio.Event().wait()
+
+    leases = Leases(watched(parts, hang_or_count).queues, LEASE, FakeClock(NOW))
+    for priority, queue in parts.queues.items():
+        await queue.send([Message("x")])
+        [delivery] = await queue.receive(1, 0)
+        leases.hold(replace(delivery, priority=priority))
+    keeping = [asyncio.create_task(leases.keep(priority)) for priority in Priority]
+
+    async def beat_often() -> bool:
+        return all(beats[names[priority]] > BEATS_IN_LEASE for priority in Priority if priority is not hangs)
+
+    await eventually(beat_often)
+    assert beats[names[hangs]] == 1
+    for task in keeping:
+        task.cancel()
+    await asyncio.gather(*keeping, return_exceptions=True)
 
 
 async def test_what_is_let_go_is_not_extended() -> None:
@@ -93,7 +122,7 @@ async def test_nothing_is_asked_while_nothing_is_held() -> None:
     def refuse(call: str, moment: Moment) -> None:
         raise AssertionError(call)
 
-    await Held(refuse).leases.beat()
+    await Held(refuse).leases.beat(Priority.NORMAL)
 
 
 async def test_heartbeats_come_four_times_in_a_lease() -> None:
@@ -107,7 +136,7 @@ async def test_heartbeats_come_four_times_in_a_lease() -> None:
 
     held = Held(note)
     await held.receive(1)
-    keeping = asyncio.create_task(held.leases.keep())
+    keeping = asyncio.create_task(held.leases.keep(Priority.NORMAL))
     await asyncio.wait([keeping], timeout=UNIT_SECONDS)
     assert keeping.cancelled()
     assert sorted(set(beats)) == [LEASE / 4, 2 * LEASE / 4]
@@ -129,7 +158,7 @@ async def test_failing_heartbeats_do_not_end_the_keeping() -> None:
     outage = Outage("chunks.extend", times=3)
     held = Held(outage)
     await held.receive(1)
-    keeping = asyncio.create_task(held.leases.keep())
+    keeping = asyncio.create_task(held.leases.keep(Priority.NORMAL))
 
     async def is_over() -> bool:
         return outage.times == 0
@@ -160,7 +189,7 @@ async def test_what_is_settled_during_a_heartbeat_is_not_called_lost(logs: list[
 
     held = Held(settle)
     [delivery] = await held.receive(1)
-    await held.leases.beat()
+    await held.leases.beat(Priority.NORMAL)
     assert logs == []
 
 
@@ -172,7 +201,7 @@ async def test_what_is_found_deleted_while_it_is_being_settled_is_not_called_los
     [delivery] = await held.receive(1)
     held.leases.settle(delivery)
     await held.queue.delete(delivery)
-    await held.leases.beat()
+    await held.leases.beat(Priority.NORMAL)
     assert Event.LEASE_LOST not in [line["event"] for line in logs]
 
 
@@ -216,7 +245,7 @@ async def test_release_does_not_overtake_a_heartbeat_that_extends_the_same_lease
 
     held = Held(delay_the_first)
     [delivery] = await held.receive(1)
-    beating = asyncio.create_task(held.leases.beat())
+    beating = asyncio.create_task(held.leases.beat(Priority.NORMAL))
     await under_way.wait()
     releasing = asyncio.create_task(held.leases.release(delivery, after_seconds=5))
     for _ in range(10):
@@ -270,10 +299,10 @@ async def test_lease_counts_as_kept_only_while_nobody_else_can_receive_the_messa
         if draw.random() < 0.2:
             await held.queue.receive(1, 0)  # another consumer
         if draw.random() < 0.5:
-            await held.leases.beat()
+            await held.leases.beat(Priority.NORMAL)
         assert all(map(held.queue._held, taken_for_kept()))
     calls.is_over = True
-    await held.leases.beat()
+    await held.leases.beat(Priority.NORMAL)
     assert taken_for_kept() == [delivery for delivery in deliveries if held.queue._held(delivery)]
 
 

@@ -12,6 +12,7 @@ from penstock.consumer import pauses
 from penstock.consumer.consumer import Consumer
 from penstock.message import decode_chunk
 from penstock.outcome import ChunkRecord, Outcome, OutcomeState
+from penstock.priority import Priority
 from penstock.running.stop import Stop
 from tests.support.plant import Plant, Toys, build_plant
 from tests.support.rig import take_turn
@@ -83,7 +84,7 @@ async def test_held_chunk_goes_on_as_soon_as_its_batch_is_not_paused(plant: Plan
             await plant.ask("POST", f"/batch/{batch_id}/cancel")
         case "deadline":
             await steer(plant, batch_id, deadlineAt="2023-11-14T22:14:00Z")
-    await consumer._leases.beat()
+    await consumer._leases.beat(Priority.NORMAL)
     plant.clock.advance({"deadline": 60, "seven days": LONGEST_PAUSE_SECONDS}.get(path, 2))
     async with asyncio.timeout(20 * UNIT_SECONDS):
         await asyncio.wait(list(consumer._held))

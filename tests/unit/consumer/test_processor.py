@@ -22,6 +22,7 @@ from penstock.consumer.readers_first import ReadersFirst
 from penstock.errors import AcceptanceLost, LostItem, NewerVersion, RejectedCall, Unavailable
 from penstock.message import decode_chunk, encode_chunk
 from penstock.outcome import ChunkRecord, OutcomeState, record_too_early, succeeded
+from penstock.priority import Priority
 from penstock.queue import Delivery, Message, SentAhead
 from penstock.running.stop import Stop
 from penstock.store import Group
@@ -104,7 +105,7 @@ async def test_message_that_this_consumer_deletes_is_not_called_lost(
     await rig.submit(build_operations("/succeed"))
     processor = rig.processor()
     await rig.process_next(processor)
-    await processor._leases.beat()
+    await processor._leases.beat(Priority.NORMAL)
     assert Event.LEASE_LOST not in [line["event"] for line in logs]
 
 
