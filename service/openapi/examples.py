@@ -174,6 +174,7 @@ EXAMPLES: Fragment = {
     "Queues": {"queues": [_QUEUE]},
     "Redriven": {"redrivenChunks": 1, "isComplete": True},
     "RedriveRequest": {"batchId": BATCH_ID},
+    "NoOptions": {},
     "Retried": {**_WHERE, "retried": 1},
     "RetryChoice": {"status": [409], "title": "Conflict"},
     "RotatedKey": {**_KEY, "id": "Vw3cN8yR5uPe", "key": _KEY_TEXT, "replaces": _KEY},

@@ -44,7 +44,6 @@ def paths_for_operators() -> Fragment:
                 answers_of(201, "RotatedKey", 404, 409, *of_body),
                 ["key_id"],
                 body="RotateRequest",
-                needs_body=False,
             )
         },
         "/keys/{key_id}": {

@@ -23,7 +23,14 @@ TAG: Fragment = {
     "name": "Operators",
     "description": "Dead letters, limits, queues and metrics. They need the scope `operate`.",
 }
-REQUESTS: Fragment = {"RedriveRequest": schema_of(RedriveRequest)}
+REQUESTS: Fragment = {
+    "RedriveRequest": schema_of(RedriveRequest),
+    "NoOptions": {
+        "description": "An empty object: the request has no options. A form of a web page cannot send JSON.",
+        "type": "object",
+        "additionalProperties": False,
+    },
+}
 _QUEUE: Fragment = {
     "priority": one_of(Priority),
     "paused": {"type": "boolean"},
@@ -78,10 +85,17 @@ def _paths_of_queues() -> Fragment:
                 "Pause a queue for all consumers",
                 answers_of(200, "Queue", *answers),
                 ["priority_of_queue"],
+                body="NoOptions",
             )
         },
         "/queues/{priority}/resume": {
-            "post": endpoint("resumeQueue", "Resume a queue", answers_of(200, "Queue", *answers), ["priority_of_queue"])
+            "post": endpoint(
+                "resumeQueue",
+                "Resume a queue",
+                answers_of(200, "Queue", *answers),
+                ["priority_of_queue"],
+                body="NoOptions",
+            )
         },
     }
 

@@ -76,6 +76,14 @@ def test_a_batch_needs_no_body_because_an_upload_may_have_its_operations(documen
         assert (body["required"], "an `upload`" in body["description"]) == (False, True)
 
 
+def test_each_post_of_operators_has_a_body_because_it_needs_the_type_of_one(document: Document) -> None:
+    """Without keys, the listener answers 415 to a POST that is not JSON, even if it has no options."""
+    if document is DOCUMENTS["operators"]:
+        for post in (methods["post"] for methods in document["paths"].values() if "post" in methods):
+            assert post["requestBody"]["required"], post["operationId"]
+            assert list(post["requestBody"]["content"]) == ["application/json"]
+
+
 def test_each_problem_has_a_valid_example_with_its_status(document: Document) -> None:
     for status, answer in document["components"]["responses"].items():
         [content] = answer["content"].values()
