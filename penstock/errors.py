@@ -28,6 +28,7 @@ PenstockError
 │   ├── UnknownUpload
 │   ├── UnknownExport
 │   ├── UploadReplaced
+│   ├── NoSuchVersion
 │   ├── NotPossibleNow
 │   ├── QuotaExceeded
 │   ├── Overloaded
@@ -242,6 +243,13 @@ class UploadReplaced(Refused):
 
     def __init__(self) -> None:
         super().__init__("The uploaded file was replaced or deleted while it was read. Upload it again.")
+
+
+class NoSuchVersion(Refused):
+    """The request has an `If-Match` with entity tags, and the resource has none (RFC 9110, section 13.1.1)."""
+
+    def __init__(self) -> None:
+        super().__init__("Batches have no entity tags, so none of those in If-Match matches. Leave the header out.")
 
 
 class NotPossibleNow(Refused):

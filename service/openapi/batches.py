@@ -131,7 +131,7 @@ def _steer() -> Fragment:
     described = endpoint(
         "changeBatch",
         "Change a batch while it runs. The body is a merge patch (RFC 7396)",
-        batch_answers(200, "Status", 408, 409, 413, 415, 422),
+        batch_answers(200, "Status", 408, 409, 412, 413, 415, 422),
         _ON_BATCH,
         body="Steering",
     )

@@ -117,6 +117,18 @@ async def test_query_is_rejected(plant: Plant) -> None:
     assert_problem(await patch(plant, batch_id, {"paused": True}, params={"paused": "true"}), 400)
 
 
+async def test_condition_that_no_batch_meets_changes_nothing(plant: Plant) -> None:
+    batch_id = await plant.submit("/succeed/a", "/succeed/b")
+    for tags in ('"1"', 'W/"1", "2"', "", '*, "1"'):
+        answer = await patch(plant, batch_id, {"paused": True}, headers={**MERGE_PATCH, "If-Match": tags})
+        assert assert_problem(answer, 412)["type"] == "urn:penstock:problem:no-such-version"
+        assert (await members(plant, batch_id, {}))["status"] == "queued"
+    answer = await patch(plant, batch_id, {"paused": 1}, headers={**MERGE_PATCH, "If-Match": '"1"'})
+    assert_problem(answer, 422)
+    answer = await patch(plant, batch_id, {"paused": True}, headers={**MERGE_PATCH, "If-Match": "*"})
+    assert answer.body["status"] == "paused"
+
+
 async def test_batch_that_is_over_cannot_be_changed(plant: Plant) -> None:
     batch_id = await plant.submit("/succeed/a")
     await plant.work_off()
