@@ -1,5 +1,6 @@
 """What the command lines of Penstock's programs have in common. Each program defines the rest of its options itself."""
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from penstock.process.signals import end_by_pipe, end_with_parent
 
 LAST_PORT = 65_535
 SPARE_PORTS = 20  # tried for operators if nobody chose a port and the one after --port is taken
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # a disk, a quota or a file that takes no more
 COMPLETION_VARIABLE = "_PENSTOCK_COMPLETE"  # set by the shell when it asks for completions
 
 App = Annotated[str | None, typer.Option(help="The application, as MODULE:ATTRIBUTE. Overrides PENSTOCK_APP.")]
@@ -53,8 +55,18 @@ def run_commands(name: str, application: typer.Typer, *, exit_code: int = 1) -> 
         try:
             call_command(get_command(application), command)
         except PenstockError as error:
-            typer.echo(f"{command if name else ' '.join([command, *sys.argv[1:2]])}: {error}", err=True)
+            typer.echo(f"{_called(command, name)}: {error}", err=True)
             sys.exit(exit_code)
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            typer.echo(f"{_called(command, name)}: The output could not be written: {error.strerror}.", err=True)
+            sys.exit(exit_code)
+
+
+def _called(command: str, name: str) -> str:
+    """Return the command as it was called: with the name of the subcommand if it is one of `penstock` itself."""
+    return command if name else " ".join([command, *sys.argv[1:2]])
 
 
 def call_command(command: Callable[..., object], name: str) -> None:
