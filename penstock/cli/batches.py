@@ -266,8 +266,11 @@ def results(  # noqa: PLR0917 - the command line names them
         if output is None and kind is None and not as_json and sys.stdout.isatty():
             _show_results(batch, state)
         else:
+            is_final = batch.status().is_final
             with _opened(output) as file:
                 batch.save_results(file, kind=_kind(kind, output, as_json=as_json).value, status=state)
+            if not is_final:
+                print_error("The batch has not finished: these are its outcomes so far.")
 
 
 def _show_results(batch: Batch, state: State | None) -> None:
@@ -327,8 +330,13 @@ def rejected(
     penstock rejected 01M853H03Q7Z1ZXRY68PYH3E2H -o rejected.csv
     """
     default = Kind.CSV if output is None else _kind(None, output, as_json=False)
-    with connected(url) as client, _opened(output) as file:
-        client.batch(batch_id).save_rejected(file, kind=(kind or default).value)
+    with connected(url) as client:
+        batch = client.batch(batch_id)
+        is_final = batch.status().is_final
+        with _opened(output) as file:
+            batch.save_rejected(file, kind=(kind or default).value)
+        if not is_final:
+            print_error("The batch has not finished: these are the rows that have failed so far.")
 
 
 @app.command()

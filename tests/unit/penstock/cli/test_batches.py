@@ -115,6 +115,16 @@ async def test_outcomes_and_failures_are_printed_or_written(run: Run, site: Site
     assert "No such file or directory" in (await run("results", batch, "-o", "no/file")).stderr
 
 
+async def test_outcomes_of_a_batch_that_has_not_finished_are_told_to_be_incomplete(run: Run, site: Site) -> None:
+    final = await finished(site, "Bad Bo")
+    async with site.client() as client:
+        open_ = (await client.submit(users("Ann"), not_before=datetime.now(UTC) + timedelta(hours=1))).id
+    for words in (["results"], ["results", "-o", "results.csv"], ["rejected"]):
+        assert (await run(words[0], final, *words[1:])).stderr == ""
+        told = await run(words[0], open_, *words[1:])
+        assert (told.exit_code, told.stderr[:33]) == (0, "The batch has not finished: these")
+
+
 async def test_outcomes_are_exported_into_a_folder(run: Run, site: Site) -> None:
     batch, site.fault = await finished(site, "Ann", "Bad Bo"), with_downloads(site)
     written = await run("export", batch, "-o", "out", "--format", "csv", "--status", "failed")
