@@ -1,5 +1,6 @@
 """The sentences and tables that `penstock submit` prints."""
 
+import re
 from collections.abc import Mapping
 
 import typer
@@ -11,6 +12,8 @@ from penstock.cli.submission import Stop, Submission
 from penstock.cli.submitted_file import OperationsToSubmit, RowsToSubmit, ToSubmit
 from penstock.cli.terminal import counted, one_line, print_error, print_facts, print_table
 from penstock.client import BatchError, InvalidBatch, Outcome, TooLarge, Validation
+
+_PARAMETER = re.compile(r"\w+: ")  # how an error of a parameter in the path begins
 
 
 def describe(file: ToSubmit, url: str) -> str:
@@ -110,16 +113,28 @@ def _report_rejection(file: ToSubmit, span: range | None, error: InvalidBatch | 
         print_error(f"  and {count - LISTED:,} more")
     if isinstance(error, TooLarge) and file.is_atomic:
         print_error(f"{file.name} is atomic, so it cannot be split into smaller batches.")
-    if isinstance(file, RowsToSubmit) and any(_is_in_row(one) for one in error.errors):
-        if file.skips_invalid:
+    if isinstance(file, RowsToSubmit) and error.errors:
+        if file.skips_invalid and any(_is_in_row(one) for one in error.errors):
             print_error("Correct these rows, or the options: --skip-invalid is of no use here.")
-        else:
+        elif not file.skips_invalid and all(_may_fail_alone(one) for one in error.errors):
             print_error("Correct the file, or let these rows fail and run the others: --skip-invalid --rejected FILE.")
 
 
 def _is_in_row(error: BatchError) -> bool:
-    """Return True if the error is in a row that could fail alone. Errors of the whole file have no pointer."""
+    """Return True if the error is in a row. Errors of the whole file have another pointer."""
     return error.line is not None and error.pointer.startswith("/operations/")
+
+
+def _may_fail_alone(error: BatchError) -> bool:
+    """Return True if --skip-invalid helps: the body of a row, or a parameter in its path, is invalid for the handler.
+
+    A row with too few cells, or one for which there is no operation, rejects the file in any case.
+    """
+    member = "/".join(error.pointer.split("/")[3:])
+    is_of_handler = member.partition("/")[0] == "body" or (
+        member == "path" and _PARAMETER.match(error.detail) is not None
+    )
+    return _is_in_row(error) and is_of_handler
 
 
 def _places(file: ToSubmit, span: range | None) -> str:

@@ -363,18 +363,43 @@ async def test_refused_file_is_told_by_its_lines_and_exit_2(server: Server) -> N
 
 
 async def test_many_errors_are_cut_short(server: Server) -> None:
-    errors = [{"pointer": f"/operations/{index}", "line": index + 2, "detail": "no"} for index in range(25)]
+    errors = [{"pointer": f"/operations/{index}/body/name", "line": index + 2, "detail": "no"} for index in range(25)]
     server.refusal = lambda _: web.json_response(
         {"title": "Invalid", "errors": errors, "errorCount": 2000}, status=422, content_type="application/problem+json"
     )
     write_users(*["Ann"] * 25)
     result = await penstock_submit(*USERS, url=server.url)
     assert result.stderr.splitlines()[-4:] == [
-        "  line 11: no",
+        "  line 11, body/name: no",
         "  and 1,990 more",
         "Correct the file, or let these rows fail and run the others: --skip-invalid --rejected FILE.",
         "Nothing was submitted.",
     ]
+
+
+@pytest.mark.parametrize(
+    ("member", "detail", "helps"),
+    [
+        ("/body/age", "Input should be a valid integer.", True),
+        ("/path", "user_id: Input should be a valid integer.", True),
+        ("/path", "There is no operation POST /user. Available operations: POST /users.", False),
+        ("", "The row has 2 cells, and the first row has 3.", False),
+        ("/key", "String should have at most 255 characters.", False),
+    ],
+)
+async def test_skip_invalid_is_advised_only_where_it_helps(
+    server: Server, member: str, detail: str, helps: bool
+) -> None:
+    errors = [
+        {"pointer": "/operations/0/body/name", "line": 2, "detail": "This is no name."},
+        {"pointer": f"/operations/1{member}", "line": 3, "detail": detail},
+    ]
+    server.refusal = lambda _: web.json_response(
+        {"title": "Invalid", "errors": errors, "errorCount": 2}, status=422, content_type="application/problem+json"
+    )
+    write_users("?", "Ann")
+    result = await penstock_submit(*USERS, url=server.url)
+    assert ("--skip-invalid" in result.stderr) is helps
 
 
 async def test_option_that_was_given_and_is_of_no_use_is_not_advised(server: Server) -> None:
