@@ -266,7 +266,9 @@ class Run:
         """Print the counts, or without waiting the ids, to standard output, where a script can read them."""
         if not submission.parts:
             return
-        if not self.wait:
+        if not self.wait and self.as_json:
+            print_json({"batches": [{"batchId": part.batch.id} for part in submission.parts]})
+        elif not self.wait:
             for part in submission.parts:
                 typer.echo(part.batch.id)
         elif self.as_json:

@@ -219,6 +219,12 @@ async def test_without_waiting_the_id_is_printed(server: Server) -> None:
     assert (result.exit_code, result.stdout) == (0, "0\n")
 
 
+async def test_without_waiting_the_ids_can_be_printed_as_json(server: Server) -> None:
+    write_users("Ann", "Bad Bo")
+    result = await penstock_submit(*USERS, "--no-wait", "--batch-size", "1", "--json", url=server.url)
+    assert (result.exit_code, json.loads(result.stdout)) == (0, {"batches": [{"batchId": "0"}, {"batchId": "1"}]})
+
+
 async def test_summary_can_be_printed_as_json(server: Server) -> None:
     write_users("Ann", "Bad Bo")
     result = await penstock_submit(*USERS, "--json", url=server.url)
