@@ -388,6 +388,15 @@ class Draft:
         if self._links.is_used:  # before anything runs of a small batch, which may be handed over
             self._runs_to_plan(self.total - len(self._encoded), self.total)
 
+    def check_sizes(self) -> None:
+        """Raise LimitPassed if an operation of this small batch is too large for a message.
+
+        After some of the others have run, it would be too late to find out: the batch could not be handed over.
+        """
+        self._add_giants(self.total - len(self._encoded), self._sizes)
+        if self._giants.count:
+            raise self._too_large()
+
     async def finish_plan(self) -> None:
         """Complete `plan`. Raises LimitPassed, with every operation that is too large for a message."""
         self._encode_added()

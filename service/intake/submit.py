@@ -155,6 +155,8 @@ async def submit(
         await check_batch(request, draft, read.options)
         headers = headers_to_pass_on(request) if draft.first_forwarded is not None else ()
         course = _course(request, draft, read) if background is None else Course()
+        if course.is_immediate and not course.atomic:
+            draft.check_sizes()
         if read.options.validate_only:
             is_atomic = read.options.atomic
             return Answered(

@@ -481,8 +481,10 @@ async def test_batch_whose_acceptance_lease_ran_out_is_not_accepted(
     assert states(service.parts) == left
 
 
-async def test_operations_too_large_for_a_message_are_all_named(serve: Serve) -> None:
-    service = await serve(operations, sync_max_operations=0, message_bytes=4096)
+@pytest.mark.parametrize("sync_max_operations", [0, 5])
+async def test_operations_too_large_for_a_message_are_all_named(serve: Serve, sync_max_operations: int) -> None:
+    """A small batch may be handed over after some of its operations have run, so it is rejected before any of them."""
+    service = await serve(operations, sync_max_operations=sync_max_operations, message_bytes=4096)
     asked = many(5)
     asked[1]["body"] = asked[4]["body"] = "x" * 4096
     problem = assert_problem(await service.post(asked), 413)
