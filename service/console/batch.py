@@ -10,7 +10,7 @@ from penstock.service.batches.choice import EVERYTHING, choice_of
 from penstock.service.batches.retry import retry_failures
 from penstock.service.batches.status import batch_id_of, find_status
 from penstock.service.batches.steer import change_batch, steering_of
-from penstock.service.console.forms import read_form, to_number
+from penstock.service.console.forms import read_choice_field, read_form, to_number
 from penstock.service.console.live import LIVE, Point, note_progress
 from penstock.service.console.progress import bar_of, chart_of, rate_of
 from penstock.service.console.rendering import back_to, page
@@ -53,8 +53,8 @@ async def cancel(request: web.Request) -> web.Response:
 
 async def retry(request: web.Request) -> web.Response:
     """Retry all failures of the batch, or those of one cause. A form has the cause as the API expects it, as JSON."""
-    form = await read_form(request)
-    choice = choice_of(parse_json(form["choice"].encode())) if "choice" in form else EVERYTHING
+    given = await read_choice_field(request, "choice")
+    choice = EVERYTHING if given is None else choice_of(parse_json(given.encode()))
     count = await retry_failures(request, choice)
     return _changed(request, "retried" if count else "nothing-to-retry", count)
 

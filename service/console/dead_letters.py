@@ -8,7 +8,7 @@ from typing import Any
 from aiohttp import web
 from pydantic_core import to_json
 
-from penstock.service.console.forms import read_form
+from penstock.service.console.forms import read_choice_field
 from penstock.service.console.rendering import back_to, page
 from penstock.service.operators import dead_letters
 
@@ -44,7 +44,7 @@ async def show(request: web.Request) -> web.Response:
 
 
 async def redrive(request: web.Request) -> web.Response:
-    batch_id = (await read_form(request)).get("batch") or None
+    batch_id = await read_choice_field(request, "batch")
     moved, is_complete = await dead_letters.redrive(request, batch_id)
     return back_to(HOME, "redriven" if is_complete else "redriven-in-part", moved)
 

@@ -17,6 +17,17 @@ async def read_form(request: web.Request) -> dict[str, str]:
     return dict(await read_fields(request))
 
 
+async def read_choice_field(request: web.Request, name: str) -> str | None:
+    """Return the only field that a form may have, or None without it: then the request acts on everything.
+
+    Raises MalformedRequest if there is anything else. Ignored, it would be a choice that the request does not keep to.
+    """
+    form = await read_form(request)
+    if request.query or form.keys() - {name}:
+        raise MalformedRequest("The form has a field that is unknown here. Reload the page and try it again.")
+    return form.get(name)
+
+
 async def read_fields(request: web.Request) -> list[tuple[str, str]]:
     if not request.can_read_body:
         return []

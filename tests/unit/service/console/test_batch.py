@@ -83,6 +83,7 @@ async def test_a_cause_of_failures_has_a_button_that_retries_it(plant: Plant, to
     assert toys.times["1"] == 1
     assert (await browser.post(f"{url}/retry", {"choice": html.unescape(first)})).status == 409
     assert (await browser.post(f"{url}/retry", {"choice": "{"})).status == 400
+    assert (await browser.post(f"{url}/retry", {"status": "409"})).status == 400
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,8 @@ async def test_dead_letters_are_shown_by_cause_and_run_again(plant: Plant, opera
     assert "Not readable" in text
     assert text.count("Run these again") == text.count("By batch") * 2 == 2
     assert page.content.decode().count("hx-confirm") == 3  # for all letters, and for each batch
+    for path, fields in (("", {"batchId": second}), (f"?batch={second}", {})):
+        assert (await operator.post(f"/console/dead-letters/redrive{path}", fields)).status == 400
     again = await operator.post("/console/dead-letters/redrive", {"batch": second})
     assert "moved back to the queue: 1." in await operator.follow(again)
     assert f"/console/batch/{second}" not in (await operator.get("/console/dead-letters")).content.decode()
