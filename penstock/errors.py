@@ -249,7 +249,7 @@ class NoSuchVersion(Refused):
     """The request has an `If-Match` with entity tags, and the resource has none (RFC 9110, section 13.1.1)."""
 
     def __init__(self) -> None:
-        super().__init__("Batches have no entity tags, so none of those in If-Match matches. Leave the header out.")
+        super().__init__("Nothing here has entity tags, so none of those in If-Match matches. Leave the header out.")
 
 
 class NotPossibleNow(Refused):

@@ -9,7 +9,7 @@ from typing import Any
 from aiohttp import hdrs, web
 from pydantic_core import from_json
 
-from penstock.errors import LimitPassed, MalformedRequest, TooSlow, UnsupportedContent
+from penstock.errors import LimitPassed, MalformedRequest, NoSuchVersion, TooSlow, UnsupportedContent
 from penstock.reading.digits import check_digits
 from penstock.reading.elements import check_elements, separators
 from penstock.reading.json_line import encoding_hint, why_unreadable
@@ -66,6 +66,16 @@ async def check_no_options(request: web.Request) -> None:
     content = await read_content(request, READ_BYTES) if request.can_read_body else b""
     if request.query or b"".join(content.split()) not in {b"", b"{}"}:
         raise MalformedRequest("This request has no options. Send it without a query and without a body.")
+
+
+def check_no_tags(request: web.Request) -> None:
+    """Raise NoSuchVersion if a change is only for a version with one of some entity tags: nothing here has any.
+
+    Call it last: a request that would be rejected without its condition gets that answer (RFC 9110, section 13.2.1).
+    """
+    given = request.headers.getall(hdrs.IF_MATCH, [])
+    if given and ",".join(given).strip() != "*":
+        raise NoSuchVersion
 
 
 async def read_json(request: web.Request, supported: Collection[str] = (JSON,)) -> Any:

@@ -6,19 +6,19 @@ All members take effect in one conditional write, or none of them does. Consumer
 from dataclasses import replace
 from typing import Annotated, Any
 
-from aiohttp import hdrs, web
+from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
 from penstock.batch import RUNNING_STATES, Batch, BatchState, Ending, failure_limit_of
 from penstock.documents.validation import errors_of
 from penstock.ending import counts_of
-from penstock.errors import Flaw, InvalidRequest, MalformedRequest, NoSuchVersion, NotPossibleNow
+from penstock.errors import Flaw, InvalidRequest, MalformedRequest, NotPossibleNow
 from penstock.limit import MOST_OPERATIONS
 from penstock.priority import Priority
 from penstock.reading.flaws import to_flaw, without_most_unknown_members
 from penstock.service.audit import Action, auditing
 from penstock.service.batches.status import find_batch, find_progress, find_status
-from penstock.service.content import JSON, MERGE_PATCH, read_json
+from penstock.service.content import JSON, MERGE_PATCH, check_no_tags, read_json
 from penstock.service.json_answer import json_answer
 from penstock.service.keys import BACKEND, CLOCK, SETTINGS
 from penstock.service.schemas import MOST_FAILURES, Time, time_text
@@ -117,21 +117,11 @@ async def _steer(request: web.Request, batch: Batch, steering: Steering) -> Batc
         if "deadline_at" in steering.model_fields_set:
             _check_deadline(batch, steering.deadline_at, now, request.app[SETTINGS].retention_seconds)
         wanted = steering.apply_to(batch, now)
-        _check_condition(request)
+        check_no_tags(request)
         if await request.app[BACKEND].store.steer_batch(batch, wanted, now):
             return wanted
         batch = await find_batch(request)
     raise NotPossibleNow("Other requests change the batch at the same time. Send this one again.")
-
-
-def _check_condition(request: web.Request) -> None:
-    """Raise NoSuchVersion if the request may only change a version with one of some entity tags: a batch has none.
-
-    It comes last: a request that would be rejected without its condition gets that answer.
-    """
-    given = request.headers.getall(hdrs.IF_MATCH, [])
-    if given and ",".join(given).strip() != "*":
-        raise NoSuchVersion
 
 
 def _check_state(batch: Batch, now: float) -> None:

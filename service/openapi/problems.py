@@ -35,8 +35,8 @@ _ERRORS = {
     408: "The body arrived too slowly.",
     409: "The state of the batch, the key or the webhook does not allow this; or the first request with this "
     "Idempotency-Key is still in progress, or its batch does not run again.",
-    412: "The uploaded file was replaced or deleted while it was read; or `If-Match` has entity tags, which batches "
-    "do not have.",
+    412: "The uploaded file was replaced or deleted while it was read; or `If-Match` has entity tags, which nothing "
+    "has here.",
     413: "The request is larger than a limit. The problem names the limit.",
     415: "The type or encoding of the body is not supported.",
     421: "The Host header names another server.",

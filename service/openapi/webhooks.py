@@ -65,7 +65,7 @@ def paths() -> Fragment:
             "patch": endpoint(
                 "changeWebhookEndpoint",
                 "Change a webhook endpoint",
-                answers_of(200, "WebhookEndpoint", 404, *of_body),
+                answers_of(200, "WebhookEndpoint", 404, 412, *of_body),
                 on_endpoint,
                 body="EndpointChange",
             ),

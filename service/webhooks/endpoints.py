@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, WithJsonSc
 from penstock.errors import Flaw, InvalidRequest, UnknownEndpoint, WebhookConflict
 from penstock.service.audit import Action, auditing
 from penstock.service.caller import tenant_of
-from penstock.service.content import check_no_options
+from penstock.service.content import check_no_options, check_no_tags
 from penstock.service.json_answer import json_answer
 from penstock.service.keys import BACKEND, CLOCK, SETTINGS, WEBHOOK_TENANTS
 from penstock.service.models import read_model
@@ -100,6 +100,7 @@ async def update_endpoint(request: web.Request) -> web.Response:
         return changed.disabled(now) if wanted.disabled else changed.enabled()
 
     await _find(request)
+    check_no_tags(request)
     with auditing(request, Action.UPDATE_WEBHOOK, endpoint_id=_id(request), members=sorted(changes)):
         changed = await _change_one(request, apply)
     return json_answer(endpoint_body(changed))

@@ -121,6 +121,13 @@ async def test_invalid_change_is_rejected(acme: Tenant) -> None:
     assert_problem(await acme.ask("PATCH", f"{path}?a=b", {}), 400)
 
 
+async def test_condition_that_no_endpoint_meets_changes_nothing(acme: Tenant) -> None:
+    path = f"{PATH}/{(await acme.make())['id']}"
+    assert_problem(await acme.ask("PATCH", path, {"disabled": True}, **{"If-Match": '"1"'}), 412)
+    assert (await acme.ask("GET", path)).body["disabled"] is False
+    assert (await acme.ask("PATCH", path, {"disabled": True}, **{"If-Match": "*"})).body["disabled"] is True
+
+
 async def test_tenant_has_few_endpoints(acme: Tenant) -> None:
     for _ in range(MOST_ENDPOINTS):
         await acme.make()
