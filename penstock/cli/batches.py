@@ -22,7 +22,7 @@ from penstock.cli.exit_codes import ALL_SUCCEEDED, INTERRUPTED, NOT_DONE, SOME_F
 from penstock.cli.file_errors import print_errors_in_file
 from penstock.cli.metadata import METAVAR, read_pairs
 from penstock.cli.progress import open_progress
-from penstock.cli.server import DEFAULT_URL, AsJson, Url, connected
+from penstock.cli.server import DEFAULT_URL, AsJson, CallFailed, Url, connected
 from penstock.cli.terminal import (
     counted,
     local_time,
@@ -42,6 +42,7 @@ from penstock.priority import Priority
 from penstock.process import command_line
 
 _SHOWN_RESULTS = 20
+_ALL_TENANTS = "*"
 _MOST_LETTERS = 100
 _IF_UNKNOWN = "It is not known how many chunks moved back to the queue. Run the command again for those that are left."
 
@@ -133,9 +134,11 @@ def list_(  # noqa: PLR0917 - the command line names them
         is_filtered = any((status, priority, metadata, since, before, tenant))
         print_error("There are no such batches." if is_filtered else "There are no batches yet.")
         return
+    has_tenants = tenant == _ALL_TENANTS or len({one.tenant for one in statuses}) > 1
+    headings = ["batch", "state", "total", "done", "failed", "submitted", *(["tenant"] if has_tenants else []), "title"]
     print_table(
-        ["batch", "state", "total", "done", "failed", "submitted", "title"],
-        [_row(one) for one in statuses[:limit]],
+        headings,
+        [_row(one, has_tenant=has_tenants) for one in statuses[:limit]],
         right=(2, 3, 4),
         styles={1: style_of_state, 4: style_of_count},
     )
@@ -143,7 +146,7 @@ def list_(  # noqa: PLR0917 - the command line names them
         print_error(f"There are more. Use --limit {limit * 5}.")
 
 
-def _row(status: Status) -> list[str]:
+def _row(status: Status, *, has_tenant: bool) -> list[str]:
     return [
         status.id,
         status.status,
@@ -151,6 +154,7 @@ def _row(status: Status) -> list[str]:
         f"{status.progress:.0%}" if status.progress < 1 else "100%",
         f"{status.failed:,}",
         local_time(status.created_at, "%m-%d %H:%M"),
+        *([one_line(status.tenant)] if has_tenant else []),
         one_line(status.title),
     ]
 
@@ -508,6 +512,8 @@ def redrive(
         while not is_complete:  # a call moves what it can in 20 seconds
             answer = client.ask("POST", "dead-letters/redrive", json=body).document
             moved, is_complete = moved + answer["redrivenChunks"], answer["isComplete"]
+    if batch is not None and moved == 0:
+        raise CallFailed(f"Batch {batch} has no dead letters, so nothing was moved back to the queue.")
     if as_json:
         print_json({"redrivenChunks": moved})
     else:

@@ -85,6 +85,30 @@ async def test_batches_are_listed_and_shown(run: Run, site: Site) -> None:
     assert json.loads((await run("status", first, "--json")).stdout)["batchId"] == first
 
 
+@pytest.mark.parametrize(
+    ("words", "tenants", "has_column"),
+    [
+        ((), ("acme", "acme"), False),
+        ((), ("acme", "globex"), True),
+        (("--tenant", "acme"), ("acme", "acme"), False),
+        (("--tenant", "*"), ("acme", "acme"), True),
+    ],
+)
+async def test_list_of_several_tenants_shows_whose_each_batch_is(
+    run: Run, site: Site, words: tuple[str, ...], tenants: tuple[str, ...], has_column: bool
+) -> None:
+    counts = {"status": "completed", "total": 1, "completed": 1, "succeeded": 1, "failed": 0}
+    statuses = [{"batchId": "one", "tenant": tenant, "metadata": {"title": "T"}, **counts} for tenant in tenants]
+
+    async def answer(request: web.Request, _: Endpoint) -> web.StreamResponse:
+        return web.json_response({"batches": statuses, "nextCursor": None})
+
+    site.fault = answer
+    heading, *rows = ((await run("list", *words)).stdout).splitlines()
+    assert heading.split()[-2:] == (["tenant", "title"] if has_column else ["submitted", "title"])
+    assert [row.split()[-2] in tenants for row in rows] == [has_column] * 2
+
+
 async def test_list_without_batches_says_so(run: Run) -> None:
     assert (await run("list")).stderr == "There are no batches yet.\n"
 
@@ -185,6 +209,21 @@ async def test_redrive_whose_answer_is_lost_is_not_repeated(run: Run, site: Site
     told = str((await run("redrive")).exception)
     assert "It is not known how many chunks moved back to the queue. Run the command again" in told
     assert site.requests == [("POST", "/dead-letters/redrive")]
+
+
+async def test_redrive_of_a_batch_without_dead_letters_has_not_done_what_it_was_asked_for(run: Run, site: Site) -> None:
+    moved = [(0, True), (0, True), (3, False), (0, True)]
+
+    async def answer(request: web.Request, _: Endpoint) -> web.StreamResponse:
+        count, is_complete = moved.pop(0)
+        return web.json_response({"redrivenChunks": count, "isComplete": is_complete}, status=202)
+
+    site.fault = answer
+    none = await run("redrive", "--batch", "01M853H03Q7Z1ZXRY68PYH3E2H")
+    assert str(none.exception).startswith("Batch 01M853H03Q7Z1ZXRY68PYH3E2H has no dead letters")
+    assert (await run("redrive")).stdout == "0 chunks moved back to the queue.\n"
+    some = await run("redrive", "--batch", "01M853H03Q7Z1ZXRY68PYH3E2H")
+    assert (some.exit_code, some.stdout) == (0, "3 chunks moved back to the queue.\n")
 
 
 @pytest.mark.parametrize("wrong", ["a/b", "../keys", "a?b", "", "x" * 41])
