@@ -365,6 +365,8 @@ def export(  # noqa: PLR0917 - the command line names them
             )
         except OSError as error:
             raise typer.BadParameter(f"{folder}: {error.strerror}.", param_hint="--output") from error
+    if others := _other_parts(folder, paths):
+        print_error(f"{counted(len(others), 'file')} of another export in this folder: {', '.join(others[:3])}.")
     if as_json:
         print_json({"files": [str(path) for path in paths]})
         return
@@ -372,6 +374,13 @@ def export(  # noqa: PLR0917 - the command line names them
         typer.echo(path)
     if not paths:
         print_error("There are no such outcomes.")
+
+
+def _other_parts(folder: Path, paths: Sequence[Path]) -> list[str]:
+    """Return the names of files in the folder that look like files of this export, and are not."""
+    kinds = {path.name.partition(".")[2] for path in paths}
+    found = {path.name for kind in kinds for path in folder.glob(f"part-*.{kind}")}
+    return [one_line(name) for name in sorted(found - {path.name for path in paths})]
 
 
 @app.command()

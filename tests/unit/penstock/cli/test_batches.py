@@ -55,6 +55,10 @@ def lines_of(name: str) -> int:
     return len(Path(name).read_text().splitlines())
 
 
+def make_empty(name: str) -> None:
+    Path(name).touch()
+
+
 def files_in(folder: Path) -> dict[str, str]:
     return {path.name: path.read_text() for path in folder.iterdir()}
 
@@ -158,6 +162,10 @@ async def test_outcomes_are_exported_into_a_folder(run: Run, site: Site) -> None
         "files": ["out/part-00001.ndjson"]
     }
     assert "no such outcomes" in (await run("export", batch, "-o", "out", "--status", "expired")).stderr
+    assert (await run("export", batch, "-o", "out")).stderr == ""
+    make_empty("out/part-00002.ndjson")  # left by the export of a larger batch
+    told = await run("export", batch, "-o", "out")
+    assert (told.exit_code, told.stderr) == (0, "1 file of another export in this folder: part-00002.ndjson.\n")
 
 
 async def test_file_stays_as_it_was_if_the_outcomes_cannot_be_read(run: Run, tmp_path: Path) -> None:
