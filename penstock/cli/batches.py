@@ -44,7 +44,13 @@ from penstock.process import command_line
 _SHOWN_RESULTS = 20
 _ALL_TENANTS = "*"
 _MOST_LETTERS = 100
-_IF_UNKNOWN = "It is not known how many chunks moved back to the queue. Run the command again for those that are left."
+_IF_UNKNOWN = "It is not known whether this was done. `penstock status {}` shows it, and the command may be run again."
+_IF_UNKNOWN_RETRIED = (
+    "It is not known whether operations run again. `penstock status {}` shows it when they have ended."
+)
+_IF_UNKNOWN_MOVED = (
+    "It is not known how many chunks moved back to the queue. Run the command again for those that are left."
+)
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 
@@ -418,7 +424,7 @@ def _sample(samples: Sequence[Any]) -> tuple[str, str]:
 @app.command()
 def cancel(batch_id: BatchId, as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
     """Cancel what has not started of a batch. Running operations finish."""
-    with connected(url) as client:
+    with connected(url, if_unknown=_IF_UNKNOWN.format(batch_id)) as client:
         batch = client.batch(batch_id)
         batch.cancel()
         _report(batch.status(), "Cancelled. Running operations finish.", as_json=as_json)
@@ -427,7 +433,7 @@ def cancel(batch_id: BatchId, as_json: AsJson = False, url: Url = DEFAULT_URL) -
 @app.command()
 def pause(batch_id: BatchId, as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
     """Start no more operations of a batch until it is resumed. Running operations finish."""
-    with connected(url) as client:
+    with connected(url, if_unknown=_IF_UNKNOWN.format(batch_id)) as client:
         found = client.batch(batch_id).pause()
         until = local_time(found.paused_until)
         _report(found, f"Paused. Running operations finish. It resumes by itself at {until}.", as_json=as_json)
@@ -436,7 +442,7 @@ def pause(batch_id: BatchId, as_json: AsJson = False, url: Url = DEFAULT_URL) ->
 @app.command()
 def resume(batch_id: BatchId, as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
     """Go on with a paused batch."""
-    with connected(url) as client:
+    with connected(url, if_unknown=_IF_UNKNOWN.format(batch_id)) as client:
         _report(client.batch(batch_id).resume(), "Resumed.", as_json=as_json)
 
 
@@ -464,7 +470,7 @@ def retry(  # noqa: PLR0917 - the command line names them
 
     penstock retry 01M853H03Q7Z1ZXRY68PYH3E2H --status 429 --status 503
     """
-    with connected(url) as client:
+    with connected(url, if_unknown=_IF_UNKNOWN_RETRIED.format(batch_id)) as client:
         retried = client.batch(batch_id).retry(status=status or None, ids=id_ or None, title=title)
     if as_json:
         print_json({"batchId": batch_id, "retried": retried})
@@ -502,7 +508,10 @@ def _by_batch_and_cause(letters: Sequence[Any]) -> list[list[str]]:
         for operation in letter.get("operations", ()):
             title = (operation.get("error") or {}).get("title") or ""
             causes[letter["batchId"], str(operation.get("status", "-")), one_line(title)] += 1
-    unreadable = [["-", "-", "-", one_line(letter["unreadable"])] for letter in letters if "unreadable" in letter]
+    reasons = Counter(one_line(letter["unreadable"]) for letter in letters if "unreadable" in letter)
+    unreadable = [
+        ["-", "-", "-", reason if count == 1 else f"{count:,} messages: {reason}"] for reason, count in reasons.items()
+    ]
     return [[batch, f"{count:,}", status, title] for (batch, status, title), count in causes.items()] + unreadable
 
 
@@ -517,7 +526,7 @@ def redrive(
     """Run what is in the dead letter queue again. For operators: the key needs the scope operate."""
     body = {} if batch is None else {"batchId": batch}
     moved, is_complete = 0, False
-    with connected(url, for_operators=True, if_unknown=_IF_UNKNOWN) as client:
+    with connected(url, for_operators=True, if_unknown=_IF_UNKNOWN_MOVED) as client:
         while not is_complete:  # a call moves what it can in 20 seconds
             answer = client.ask("POST", "dead-letters/redrive", json=body).document
             moved, is_complete = moved + answer["redrivenChunks"], answer["isComplete"]

@@ -16,6 +16,9 @@ _DAY = "%Y-%m-%d"
 _IF_UNKNOWN = (
     "It is not known whether there is a new key. `penstock keys list` shows it: revoke it, because its text is lost."
 )
+_IF_UNKNOWN_REVOKED = (
+    "It is not known whether the key is revoked. `penstock keys list` shows it, and the command may be run again."
+)
 
 
 def _key_id(text: str) -> str:
@@ -99,7 +102,7 @@ def rotate(
 @app.command()
 def revoke(key_id: KeyId, as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
     """Revoke a key."""
-    answer = call(url, "DELETE", f"keys/{key_id}")
+    answer = call(url, "DELETE", f"keys/{key_id}", if_unknown=_IF_UNKNOWN_REVOKED)
     if as_json:
         print_json(answer)
     else:

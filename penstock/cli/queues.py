@@ -11,6 +11,9 @@ from penstock.cli.terminal import local_time_of, print_json, print_table
 from penstock.priority import Priority
 from penstock.process import command_line
 
+_IF_UNKNOWN = (
+    "It is not known whether the queue was changed. `penstock queues` shows it, and the command may be run again."
+)
 _HEADINGS = ["priority", "waiting", "paused since"]
 
 
@@ -35,7 +38,7 @@ def queues(
     answer = (
         call(url, "GET", "queues")
         if action is None
-        else call(url, "POST", f"queues/{priority}/{action}", {}, is_idempotent=True)
+        else call(url, "POST", f"queues/{priority}/{action}", {}, is_idempotent=True, if_unknown=_IF_UNKNOWN)
     )
     if as_json:
         print_json(answer)

@@ -68,8 +68,8 @@ def call(
 
 
 def _is_unknown(error: ClientError) -> bool:
-    """Return True if the server has perhaps acted on the request."""
-    return isinstance(error, AnswerLost) or (isinstance(error, Unavailable) and error.retry_after is None)
+    """Return True if the server has perhaps acted on the request, or AWS has, although it did not answer the server."""
+    return isinstance(error, AnswerLost | Unavailable)
 
 
 def explain(error: ClientError, url: str, *, for_operators: bool = False) -> str:

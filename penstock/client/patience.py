@@ -25,9 +25,9 @@ class Repeat(Enum):
 class Patience:
     """How long a request is repeated.
 
-    After `seconds` of errors the client gives up. While the server asks to wait because of a quota, the client waits up
-    to `quota_seconds` in all. The pause between two attempts doubles from `backoff_seconds` to
-    `longest_backoff_seconds`, and up to half of it is random.
+    After `seconds` of errors the client gives up. The time that the server takes to answer with an error counts. While
+    the server asks to wait because of a quota, the client waits up to `quota_seconds` in all. The pause between two
+    attempts doubles from `backoff_seconds` to `longest_backoff_seconds`, and up to half of it is random.
     """
 
     seconds: float = 60.0
@@ -42,7 +42,8 @@ class Patience:
     def pause(self, error: ClientError, repeat: Repeat, failures: int, waited_seconds: float) -> float | None:
         """Return how long to wait before the request is sent again, or None if the error is final.
 
-        `failures` is the number of attempts that failed, and `waited_seconds` the time since the first of them.
+        `failures` is the number of attempts that failed, and `waited_seconds` the time since the first of them failed,
+        or since it was sent if the server answered it with an error.
         """
         if not _may_repeat(error, repeat):
             return None

@@ -12,7 +12,7 @@ import aiohttp
 import msgspec
 from yarl import URL
 
-from penstock.client.errors import AnswerLost, ClientError, NotPenstock, ServerUnreachable, problem_of
+from penstock.client.errors import AnswerLost, ClientError, NotPenstock, Problem, ServerUnreachable, problem_of
 from penstock.client.patience import Patience, Repeat
 
 T = TypeVar("T")
@@ -93,11 +93,12 @@ class Transport:
         """Send a request until it is answered, and return the answer. Raises ClientError."""
         retrying = self.retrying(call.repeat)
         while True:
+            sent_at = time.monotonic() if call.body is None else None  # to send a body may take long
             try:
                 async with self.open(call) as response:
                     return Answer(response.status, response.headers, await response.read())
             except ClientError as error:
-                await retrying.after(error)
+                await retrying.after(error, sent_at)
 
     async def download(self, call: Call, take_back: Callable[[], bool]) -> AsyncGenerator[bytes]:
         """Yield the content of an answer in pieces. Raises ClientError.
@@ -178,11 +179,14 @@ class Retrying:
         self._failures = 0
         self._failing_since = 0.0
 
-    async def after(self, error: ClientError) -> None:
-        """Wait before the next attempt. Raise the error if there is none."""
+    async def after(self, error: ClientError, sent_at: float | None = None) -> None:
+        """Wait before the next attempt. Raise the error if there is none.
+
+        If the server has answered with an error, it has tried since `sent_at`, and this time counts.
+        """
         now = time.monotonic()
         if self._failures == 0:
-            self._failing_since = now
+            self._failing_since = sent_at if sent_at is not None and isinstance(error, Problem) else now
         self._failures += 1
         await self._transport.pause(error, self._repeat, self._failures, now - self._failing_since)
 

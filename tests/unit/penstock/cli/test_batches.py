@@ -17,6 +17,7 @@ from structlog.testing import capture_logs
 from typer.testing import CliRunner, Result
 
 from penstock.cli import batches
+from penstock.client import Patience
 from tests.support.programs import free_port
 from tests.unit.penstock.client.conftest import Endpoint, Site, lose_answer, site, users, with_downloads
 
@@ -195,21 +196,24 @@ async def test_dead_letters_are_counted_by_batch_and_cause(run: Run, site: Site)
         {"batchId": "one", "operations": [failed(410, "Rejected"), failed(410, "Rejected")]},
         {"batchId": "two", "operations": [failed(500, "Broke")]},
         {"unreadable": "The message is no chunk."},
+        {"unreadable": "The message is not JSON."},
+        {"unreadable": "The message is not JSON."},
     ]
 
     async def answer(request: web.Request, _: Endpoint) -> web.StreamResponse:
         return web.json_response({"approximateCount": 2_000, "deadLetters": letters})
 
     site.fault = answer
-    shown = await run("dead-letters", "--limit", "4")
+    shown = await run("dead-letters", "--limit", "6")
     assert [line.split(maxsplit=3) for line in shown.stdout.splitlines()] == [
         ["batch", "operations", "status", "title"],
         ["one", "1", "409", "Rejected"],
         ["one", "3", "410", "Rejected"],
         ["two", "1", "500", "Broke"],
         ["-", "-", "-", "The message is no chunk."],
+        ["-", "-", "-", "2 messages: The message is not JSON."],
     ]
-    assert shown.stderr == "This is in 4 of about 2,000 dead letters. Use --limit 100.\n"
+    assert shown.stderr == "This is in 6 of about 2,000 dead letters. Use --limit 100.\n"
 
 
 async def test_redrive_whose_answer_is_lost_is_not_repeated(run: Run, site: Site) -> None:
@@ -232,6 +236,32 @@ async def test_redrive_of_a_batch_without_dead_letters_has_not_done_what_it_was_
     assert (await run("redrive")).stdout == "0 chunks moved back to the queue.\n"
     some = await run("redrive", "--batch", "01M853H03Q7Z1ZXRY68PYH3E2H")
     assert (some.exit_code, some.stdout) == (0, "3 chunks moved back to the queue.\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("pause", "It is not known whether this was done. `penstock status 01M853H03Q7Z1ZXRY68PYH3E2H`"),
+        ("resume", "It is not known whether this was done. `penstock status 01M853H03Q7Z1ZXRY68PYH3E2H`"),
+        ("cancel", "It is not known whether this was done. `penstock status 01M853H03Q7Z1ZXRY68PYH3E2H`"),
+        ("retry", "It is not known whether operations run again. `penstock status 01M853H03Q7Z1ZXRY68PYH3E2H`"),
+        ("status", ""),
+    ],
+)
+async def test_change_that_aws_has_perhaps_made_is_told_so(
+    run: Run, site: Site, monkeypatch: pytest.MonkeyPatch, command: str, told: str
+) -> None:
+    async def answer(_: web.Request, __: Endpoint) -> web.StreamResponse:
+        problem = {"title": "Unavailable", "detail": "AWS does not answer."}
+        headers = {"Retry-After": "2", "Content-Type": "application/problem+json"}
+        return web.Response(text=json.dumps(problem), status=503, headers=headers)
+
+    site.fault = answer
+    monkeypatch.setattr("penstock.cli.server._PATIENCE", Patience(0, 0, 0, 0))
+    first, _, second = str((await run(command, "01M853H03Q7Z1ZXRY68PYH3E2H")).exception).partition("\n")
+    assert first == "The server answered 503: AWS does not answer."
+    assert second.startswith(told)
+    assert bool(second) == bool(told)
 
 
 @pytest.mark.parametrize("wrong", ["a/b", "../keys", "a?b", "", "x" * 41])

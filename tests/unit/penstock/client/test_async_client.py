@@ -10,7 +10,17 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from penstock.client import AnswerLost, InvalidBatch, InvalidFile, NotFound, ServerUnreachable, Status, TimedOut
+from penstock.client import (
+    AnswerLost,
+    InvalidBatch,
+    InvalidFile,
+    NotFound,
+    Patience,
+    ServerUnreachable,
+    Status,
+    TimedOut,
+    Unavailable,
+)
 from tests.support.programs import free_port
 from tests.unit.penstock.client.conftest import Endpoint, Site, lose_answer, users, with_bucket, with_downloads
 
@@ -370,3 +380,27 @@ async def _pass(request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
 
 def _in_an_hour() -> datetime:
     return datetime.now(UTC) + timedelta(hours=1)
+
+
+@pytest.mark.parametrize(("answer_seconds", "asked"), [(30, 1), (8, 2)])
+async def test_time_that_the_server_takes_to_answer_with_an_error_counts_as_patience(
+    site: Site, monkeypatch: pytest.MonkeyPatch, answer_seconds: float, asked: int
+) -> None:
+    now = 1_000.0
+
+    async def fail_late(_: web.Request, __: Endpoint) -> web.StreamResponse:
+        nonlocal now
+        now += answer_seconds
+        return web.json_response({}, status=503, headers={"Retry-After": "0"})
+
+    class Clock:
+        @staticmethod
+        def monotonic() -> float:
+            return now
+
+    site.fault = fail_late
+    monkeypatch.setattr("penstock.client.transport.time", Clock)
+    async with site.client(patience=Patience(seconds=15, backoff_seconds=0, longest_backoff_seconds=0)) as client:
+        with pytest.raises(Unavailable):
+            await client.ask("GET", "batches")
+    assert len(site.requests) == asked
