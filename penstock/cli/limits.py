@@ -7,7 +7,7 @@ from penstock.cli.server import DEFAULT_URL, AsJson, Url, call
 from penstock.cli.terminal import local_time_of, print_json, print_table
 from penstock.process import command_line
 
-_HEADINGS = ["name", "rate", "declared", "running", "not before", "last cut", "consumers", "as of", "state"]
+_HEADINGS = ["name", "state", "rate", "declared", "running", "not before", "last cut", "consumers", "as of"]
 
 
 def main() -> None:
@@ -26,13 +26,13 @@ def limits(as_json: AsJson = False, url: Url = DEFAULT_URL) -> None:
 def _cells(limit: Any) -> list[str]:
     return [
         limit["name"],
+        _state(limit),
         _per_second(limit["rate"]),
         _per_second(limit["declaredRate"]),
         _running(limit),
         *(local_time_of(limit[name]) for name in ("notBefore", "cutAt")),
         str(limit["consumers"]),
         local_time_of(limit["asOf"]),
-        _state(limit),
     ]
 
 

@@ -53,11 +53,11 @@ async def test_limits_are_listed_with_their_state(
     rejected = await asyncio.to_thread(CliRunner().invoke, app, [])
 
     assert [" ".join(line.split()) for line in shown.stdout.splitlines()] == [
-        "name rate declared running not before last cut consumers as of state",
-        "calm 72.5/s 100/s - - 2023-11-15 07:13:11 3 2023-11-15 07:13:20 limited",
-        "down 72.5/s - - - 2023-11-15 07:13:11 3 2023-11-15 07:13:20 away since 2023-11-15 07:12:20",
-        "new - - 0 of 10, 0 wanted - - 0 - limited",
-        "paused 72.5/s - - 2023-11-15 07:14:20 2023-11-15 07:13:11 3 2023-11-15 07:13:20 paused",
+        "name state rate declared running not before last cut consumers as of",
+        "calm limited 72.5/s 100/s - - 2023-11-15 07:13:11 3 2023-11-15 07:13:20",
+        "down away since 2023-11-15 07:12:20 72.5/s - - - 2023-11-15 07:13:11 3 2023-11-15 07:13:20",
+        "new limited - - 0 of 10, 0 wanted - - 0 -",
+        "paused paused 72.5/s - - 2023-11-15 07:14:20 2023-11-15 07:13:11 3 2023-11-15 07:13:20",
     ]
     assert [limit["name"] for limit in json.loads(listed.stdout)["limits"]] == list(names)
     assert isinstance(rejected.exception, CallFailed)
