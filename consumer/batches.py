@@ -174,6 +174,16 @@ class Batches:
                 entry.is_started = True
         return replace(batch, started_at=entry.ready_at)
 
+    def note_running(self, batch: Batch) -> None:
+        """Start a queued batch of which a chunk runs although the queue of its priority is paused.
+
+        A client has changed the priority of the batch, and the chunk is still in the queue of the old one.
+        """
+        entry = self._entry(batch.id)
+        if batch.state is BatchState.QUEUED and entry.ready_at is None:
+            entry.ready_at = self._clock.now()
+            self._start_soon(batch)
+
     def leave_out_start(self, batch: Batch) -> Batch:
         """Return the batch, with the time of its start if it is queued, so that the call that finishes it writes it.
 

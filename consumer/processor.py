@@ -351,6 +351,7 @@ class Processor:
         postponed: dict[int, float] = {}
         with self._runner.result_memory.for_chunk() as results:
             urgency = Urgency(attempt.batch.priority)
+            self._batches.note_running(attempt.batch)
             with self._limited(attempt, urgency) as stop:
 
                 def took(count: int, seconds: float) -> None:

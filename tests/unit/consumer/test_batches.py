@@ -112,6 +112,22 @@ async def test_batch_of_a_paused_queue_is_started_once_the_queue_is_resumed(
     assert parts.store._batches[BATCH_ID].started_at == clock.now()
 
 
+async def test_batch_that_was_moved_to_a_paused_queue_is_started_when_a_chunk_of_it_runs(
+    parts: MemoryParts, clock: FakeClock
+) -> None:
+    """The chunk is still in the queue of the old priority, which is not paused."""
+    put(parts, chunk_count=2, priority=Priority.LOW)
+    batches = Batches(parts.store, clock, switches=QueueSwitches(parts.store, clock))
+    await parts.store.pause_queue(Priority.LOW, NOW)
+    batch = await admit(batches)
+    clock.advance(1)
+    for _ in range(2):
+        batches.note_running(batch)
+        await asyncio.gather(*batches._starts)
+        clock.advance(1)
+    assert parts.store._batches[BATCH_ID].started_at == clock.now() - 2
+
+
 async def test_batch_that_ends_while_a_death_is_denied_is_read_again(parts: MemoryParts, clock: FakeClock) -> None:
     """The denial may take long. What was read before it is stale, and would let a cancelled batch run."""
     put(parts)
