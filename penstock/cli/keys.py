@@ -124,17 +124,17 @@ def _show_key(answer: Any, as_json: bool) -> None:
     typer.echo(f"The key {answer['id']} belongs to {answer['tenant']}. It is not shown again.", err=True)
 
 
-_HEADINGS = ["id", "tenant", "scopes", "name", "limit", "max open", "last used", "state"]
+_HEADINGS = ["id", "state", "tenant", "scopes", "name", "limit", "max open", "last used"]
 
 
 def _cells(key: Any, now: datetime) -> list[str]:
     return [
         key["id"],
+        _state(key, now),
         key["tenant"],
         ",".join(key["scopes"]),
         *(str(key[name] or "-") for name in ("name", "limit", "maxOpen")),
         local_time_of(key["lastUsedAt"], "%Y-%m-%d %H:%M"),
-        _state(key, now),
     ]
 
 

@@ -28,6 +28,7 @@ from penstock.errors import PenstockError
 DEFAULT_URL = "http://127.0.0.1:8080"
 _PATIENCE = Patience(seconds=20, quota_seconds=60)  # somebody waits for the command
 _LISTED = 10
+_UNKNOWN_KEY = "urn:penstock:problem:unknown-key"
 
 
 def _url(text: str) -> str:
@@ -103,6 +104,8 @@ def _advice(error: Problem, url: str, *, for_operators: bool) -> str:
             advice = f"Use a key with the scope {error.scope} in PENSTOCK_API_KEY."
         case NotFound() if error.type == NO_TYPE and for_operators:
             advice = "If requests need no key, use the address for operators: --url http://127.0.0.1:8081."
+        case NotFound() if error.type == _UNKNOWN_KEY:
+            advice = "`penstock keys list` shows all keys."
         case NotFound() if error.type != NO_TYPE:
             advice = "`penstock list` shows your batches."
         case _ if _is_something_else(error):

@@ -67,9 +67,9 @@ async def test_key_is_printed_alone_and_listed_until_it_is_revoked(run: Run, ser
 
     listed = await run(server, "list")
     heading, row = listed.stdout.splitlines()
-    assert heading.split() == ["id", "tenant", "scopes", "name", "limit", "max", "open", "last", "used", "state"]
+    assert heading.split() == ["id", "state", "tenant", "scopes", "name", "limit", "max", "open", "last", "used"]
     expires = (datetime.now(UTC) + timedelta(days=7)).astimezone().date().isoformat()
-    assert row.split()[1:] == ["acme", "write,read", "import", "100/60", "5", "-", "expires", expires]
+    assert row.split()[1:] == ["expires", expires, "acme", "write,read", "import", "100/60", "5", "-"]
     key_id = row.split()[0]
 
     replaced = await run(server, "rotate", key_id, "--overlap-hours", "0.5")
@@ -79,7 +79,7 @@ async def test_key_is_printed_alone_and_listed_until_it_is_revoked(run: Run, ser
 
     revoked = await run(server, "revoke", key_id)
     assert revoked.stdout == f"The key {key_id} is revoked. Requests may be accepted for 60 s more.\n"
-    states = {line.split()[0]: line.split()[-2] for line in (await run(server, "list")).stdout.splitlines()[1:]}
+    states = {line.split()[0]: line.split()[1] for line in (await run(server, "list")).stdout.splitlines()[1:]}
     assert states.pop(key_id) == "revoked"
     assert list(states.values()) == ["expires"]
     for result in (made, listed, replaced, revoked):
@@ -132,6 +132,13 @@ async def test_key_is_asked_for_once_if_the_answer_is_lost(
     app.router.add_post("/{path:.*}", lose)
     told = str((await run(await aiohttp_server(app), *command)).exception)
     assert (asked, "It is not known whether there is a new key." in told) == (1, True)
+
+
+@pytest.mark.parametrize("command", ["revoke", "rotate"])
+async def test_unknown_key_is_told_so(run: Run, server: TestServer, command: str) -> None:
+    told = str((await run(server, command, "A" * 12)).exception)
+    assert told.startswith("The server answered 404: There is no key with this id.")
+    assert told.endswith("\n`penstock keys list` shows all keys.")
 
 
 async def test_errors_of_a_request_are_listed(run: Run, server: TestServer) -> None:
