@@ -109,7 +109,8 @@ def _advice(error: Problem, url: str, *, for_operators: bool) -> str:
         case NotFound() if error.type != NO_TYPE:
             advice = "`penstock list` shows your batches."
         case _ if _is_something_else(error):
-            advice = f"Is the server at {url} Penstock? Name the URL of Penstock with --url."
+            for_whom = "" if for_operators else " for clients"  # the one for operators has no batches
+            advice = f"Is {url} the URL of Penstock{for_whom}? Name that URL with --url."
     return advice and f"\n{advice}"
 
 

@@ -456,7 +456,7 @@ async def test_server_that_is_something_else_is_told(server: Server) -> None:
     assert result.exit_code == 2
     assert result.stderr.splitlines()[-3:] == [
         "The server answered 404: Not Found.",
-        f"Is the server at {server.url}/elsewhere Penstock? Name the URL of Penstock with --url.",
+        f"Is {server.url}/elsewhere the URL of Penstock for clients? Name that URL with --url.",
         "Nothing was submitted.",
     ]
 
