@@ -61,7 +61,13 @@ def run_commands(name: str, application: typer.Typer, *, exit_code: int = 1) -> 
             if error.errno not in _FULL:
                 raise
             typer.echo(f"{_called(command, name)}: The output could not be written: {error.strerror}.", err=True)
+            _drop_output()
             sys.exit(exit_code)
+
+
+def _drop_output() -> None:
+    """Let the rest of the standard output be lost, so that Python does not try to write it again when it exits."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _called(command: str, name: str) -> str:
@@ -75,7 +81,12 @@ def call_command(command: Callable[..., object], name: str) -> None:
     If nobody reads the standard output any more, as with `| head`, end as other programs do then: by SIGPIPE.
     """
     try:
-        command(prog_name=name, complete_var=COMPLETION_VARIABLE)
+        try:
+            command(prog_name=name, complete_var=COMPLETION_VARIABLE)
+        finally:
+            sys.stdout.flush()  # an error of this could not be told when Python exits
+    except BrokenPipeError:
+        end_by_pipe()
     except SystemExit as ending:
         if isinstance(ending.__context__, BrokenPipeError):  # click exits with 1, as if something had failed
             end_by_pipe()
